@@ -1,0 +1,93 @@
+# The two commands of a fresh clone: `make demo` and `make test`. Needs a POSIX shell and GNU make 3.81 or later.
+
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+# The interpreter to build .venv with; empty looks for one.
+PYTHON ?=
+
+.PHONY: help demo test lint clean sshd
+
+help:
+	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
+	@echo "make test    ruff, mypy and the whole test suite (PYTEST_ARGS for pytest, WORKERS=$(WORKERS))"
+	@echo "make lint    ruff and mypy"
+	@echo "make clean   remove what the others made"
+
+demo: $(VENV)/.installed
+	@$(BIN)/covalent-sshtiming demo $(DEMO_ARGS)
+
+test: $(VENV)/.installed-dev sshd
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -n $(WORKERS) $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Prints the first Python of 3.10 to 3.12 that can make virtual environments, or says on stderr what to install.
+define FIND_PYTHON
+found=; \
+for python in "$(PYTHON)" python3.12 python3.11 python3.10 python3 \
+	"$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/3.1[012].*/bin/python3; do \
+	if [ -n "$(PYTHON)" ] && [ "$$python" != "$(PYTHON)" ]; then continue; fi; \
+	"$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null || continue; \
+	found="$$python"; \
+	if "$$python" -c 'import venv, ensurepip' 2>/dev/null; then echo "$$python"; exit 0; fi; \
+done; \
+if [ -n "$$found" ]; then \
+	version=$$("$$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	echo "$$found has no venv module. On Debian or Ubuntu: apt-get install python$$version-venv" >&2; \
+else \
+	echo "No Python of 3.10 to 3.12 was found, and Covalent needs one." >&2; \
+	echo "  Debian 12, Ubuntu 22.04 and 24.04: apt-get install python3 python3-venv" >&2; \
+	echo "  macOS: brew install python@3.12" >&2; \
+	echo "  elsewhere: pyenv install 3.12, or uv python install 3.12 and PYTHON=path/to/python3.12" >&2; \
+fi; \
+exit 1
+endef
+
+# Installs with a dot for each package; pip's own words only where it fails. The user's pip configuration holds.
+define INSTALL
+printf 'Installing into $(VENV), a minute or two the first time '; \
+{ $(BIN)/python -m pip install --disable-pip-version-check -e '$(1)' 2>&1; echo $$? > $(VENV)/.pip-status; } \
+	| tee $(VENV)/pip.log | while read -r word rest; do \
+		case "$$word" in Collecting|Downloading|Installing|Building) printf '.';; esac; \
+	done; \
+echo; \
+if [ "$$(cat $(VENV)/.pip-status)" != 0 ]; then tail -n 30 $(VENV)/pip.log >&2; exit 1; fi
+endef
+
+$(VENV)/pyvenv.cfg:
+	@python=$$($(FIND_PYTHON)) || exit 1; echo "Making $(VENV) with $$python"; "$$python" -m venv $(VENV)
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/pyvenv.cfg
+	@$(call INSTALL,.)
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml | $(VENV)/pyvenv.cfg
+	@$(call INSTALL,.[dev])
+	@touch $@ $(VENV)/.installed
+
+# Makes sure of OpenSSH's server where it can, and otherwise says which tests will be left out.
+sshd:
+	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
+	if command -v sshd >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing openssh-server for the tests"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends openssh-server >/dev/null; \
+	fi; \
+	if command -v sshd >/dev/null; then exit 0; fi; \
+	if [ "$$SSHTIMING_REQUIRE_SSHD" = 1 ]; then \
+		echo "OpenSSH's sshd is missing, and SSHTIMING_REQUIRE_SSHD=1 asks for it." >&2; exit 1; \
+	fi; \
+	echo "OpenSSH's sshd was not found: the tests against it are left out." >&2; \
+	echo "  Debian or Ubuntu: sudo apt-get install openssh-server" >&2

@@ -1,0 +1,130 @@
+"""Bootstrap: what travels to a machine that has nothing of ours, and the command that starts it.
+
+Owns the archive (the files of `remote/` and cloudpickle's own source, read once a process and
+then frozen: an upgrade under a running dispatcher changes nothing), the exec command that carries
+the doorman, and the reading of what comes back before the first frame.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import hashlib
+import json
+import re
+import shlex
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+from covalent_sshtiming.errors import ProtocolError
+from covalent_sshtiming.host.target import Target
+
+FAR_PACKAGE = "covalent_sshtiming_remote"
+NOISE_MAX = 64 * 1024  # bytes of a login shell's chatter before the announcement
+LINE_MAX = 8 * 1024  # bytes of the announcement
+
+# No quote inside, so that it stands in single quotes in any shell.
+_START = (
+    "import sys;sys.path[:]=[p for p in sys.path if p];import zlib,base64;"
+    "exec(zlib.decompress(base64.b64decode(sys.argv[1])),dict(__name__=sys.argv[3]))"
+)
+_EXPLICIT = (
+    'case $4 in "~/"*) p=$HOME/${4#"~/"};; *) p=$4;; esac; exec "$p" -c "$1" "$2" "$3" doorman'
+)
+_SEARCH = (
+    "for p in $4 python3; do command -v $p >/dev/null 2>&1 && "
+    '{ $p -c "$1" "$2" "$3" doorman; r=$?; case $r in 126|127) ;; *) exit $r;; esac; }; '
+    "done; exit 127"
+)
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The archive: its compressed bytes, and the SHA-256 that names it."""
+
+    data: bytes
+    digest: str
+
+
+@functools.cache
+def archive() -> Archive:
+    """Return the archive, made from the files on the first call; blocks on that one."""
+    sources: dict[str, str] = {}
+    remote = Path(__file__).parent.parent / "remote"
+    pickler = Path(str(cloudpickle.__file__)).parent
+    for package, directory in ((FAR_PACKAGE, remote), ("cloudpickle", pickler)):
+        for path in sorted(directory.glob("*.py")):
+            sources[f"{package}/{path.name}"] = path.read_bytes().decode("utf-8")
+    data = zlib.compress(json.dumps(sources, sort_keys=True).encode(), 9)
+    return Archive(data, hashlib.sha256(data).hexdigest())
+
+
+@functools.cache
+def _doorman() -> str:
+    source = (Path(__file__).parent.parent / "remote" / "doorman.py").read_bytes()
+    return base64.b64encode(zlib.compress(source, 9)).decode()
+
+
+def command(target: Target, nonce: str) -> str:
+    """Return the exec command: one line that any login shell passes on to sh and Python."""
+    facts = {
+        "nonce": nonce,
+        "python": target.python,
+        "archive": archive().digest,
+        "size": len(archive().data),
+        "cache": target.cache,
+        "spool": target.spool,
+        "flavor": target.flavor,
+    }
+    params = base64.b64encode(json.dumps(facts).encode()).decode()
+    script = _EXPLICIT if target.python_path else _SEARCH
+    wanted = target.python_path or f"python{target.python}"
+    words = ["exec", "sh", "-c", script, "sh", _START, _doorman(), params, wanted]
+    return " ".join(shlex.quote(word) for word in words)
+
+
+class Preamble:
+    """What arrives before the first frame: a shell's noise, then the doorman's announcement."""
+
+    def __init__(self, nonce: str) -> None:
+        self.noise = b""
+        self._mark = b"\0SSHTIMING/1 " + nonce.encode() + b" "
+        self._held = bytearray()
+
+    def feed(self, data: bytes) -> tuple[dict[str, Any], bytes] | None:
+        """Return (the announcement, the bytes behind it) once it is there; raises ProtocolError."""
+        self._held += data
+        start = self._held.find(self._mark)
+        self.noise = bytes(self._held if start < 0 else self._held[:start])[:NOISE_MAX]
+        if start < 0:
+            if len(self._held) > NOISE_MAX:
+                raise ProtocolError(f"its login shell printed over {NOISE_MAX} bytes before our program spoke")
+            return None
+        end = self._held.find(b"\n", start, start + LINE_MAX)
+        if end < 0:
+            if len(self._held) - start > LINE_MAX:
+                raise ProtocolError("its announcement has no end")
+            return None
+        return _parse(bytes(self._held[start + len(self._mark) : end])), bytes(self._held[end + 1 :])
+
+
+def _parse(text: bytes) -> dict[str, Any]:
+    try:
+        facts = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("its announcement is not JSON") from error
+    if not isinstance(facts, dict):
+        raise ProtocolError("its announcement is not a JSON object")
+    return facts
+
+
+def printable(data: bytes | str, limit: int = 400) -> str:
+    """Return remote text for an error: the end of it, one line, without control characters."""
+    text = data if isinstance(data, str) else data.decode("utf-8", "replace")
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
+    text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    return text if len(text) <= limit else "…" + text[-limit:]

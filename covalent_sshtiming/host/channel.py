@@ -1,0 +1,76 @@
+"""Channel: streams over one asyncssh channel, on a connection that it owns."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import asyncssh
+
+from covalent_sshtiming.host.streams import Receiver
+
+WINDOW = 4 << 20  # bytes that may be under way to us before we take them
+PACKET = 128 * 1024
+DISCONNECT_SECONDS = 5.0
+
+
+class _Session(asyncssh.SSHClientSession[bytes]):
+    """The callbacks of one channel, turned into a receiver's."""
+
+    def __init__(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._status: int | None = None
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:
+        if datatype == asyncssh.EXTENDED_DATA_STDERR:
+            self._receiver.complained(data)
+        else:
+            self._receiver.received(data)
+
+    def pause_writing(self) -> None:
+        self._receiver.writable(False)
+
+    def resume_writing(self) -> None:
+        self._receiver.writable(True)
+
+    def exit_status_received(self, status: int) -> None:
+        self._status = status
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._receiver.lost(self._status if exc is None else None)
+
+
+class SSHStreams:
+    """A channel on an asyncssh connection that it owns."""
+
+    def __init__(self, connection: asyncssh.SSHClientConnection, channel: asyncssh.SSHClientChannel[Any]) -> None:
+        self._connection = connection
+        self._channel = channel
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes for the doorman's stdin."""
+        self._channel.write(data)
+
+    async def close(self) -> None:
+        """Close the connection, by force if the other end does not answer."""
+        self._connection.close()
+        try:
+            await asyncio.wait_for(self._connection.wait_closed(), DISCONNECT_SECONDS)
+        except asyncio.TimeoutError:
+            self._connection.abort()
+
+
+async def open_channel(
+    connection: asyncssh.SSHClientConnection, command: str, receiver: Receiver
+) -> SSHStreams:
+    """Start `command` over a connection; bytes both ways, no terminal."""
+    channel, _session = await connection.create_session(
+        lambda: _Session(receiver),
+        command,
+        env={},  # what the ssh config would set or send is not for us
+        send_env=[],
+        encoding=None,
+        window=WINDOW,
+        max_pktsize=PACKET,
+    )
+    return SSHStreams(connection, channel)

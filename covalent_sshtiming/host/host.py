@@ -1,0 +1,448 @@
+"""Host: one target's warm session, and every task that this process has there.
+
+Owns the tasks from `run` to `acknowledge`, and the one coroutine that connects and reconnects
+for all of them (`_keep`). State that several coroutines share is in `Host.__init__`; it changes in
+synchronous steps: a frame, a loss, a submission. A task is sent once; after that it is only ever
+attached to, unless the machine says that it has never heard of it and never accepted it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import itertools
+import json
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from covalent_sshtiming.errors import (
+    ConnectionLostError,
+    HostKeyChanged,
+    SSHTimingError,
+    TaskDied,
+    TransferError,
+)
+from covalent_sshtiming.host.bootstrap import printable
+from covalent_sshtiming.host.session import Session
+from covalent_sshtiming.host.streams import Receiver, Streams
+from covalent_sshtiming.host.target import Target
+from covalent_sshtiming.remote import wire
+
+_log = logging.getLogger(__name__)
+_BACKOFF_MAX = 30.0
+_YIELD_FRAMES = 8  # upload frames between two looks at the event loop
+_OUTPUT_MAX = 4 << 20  # bytes kept of one stream; the far side sends half of that at most
+
+Opener = Callable[[str, Receiver], Awaitable[Streams]]
+_numbers = itertools.count(time.time_ns() // 1000)  # of connections: rises across restarts too
+
+
+class Sink(Protocol):
+    """Where a result goes as it arrives."""
+
+    def begin(self, parts: object) -> None:
+        """Start from nothing; `parts` are the sizes announced, to be checked. Raises ResultTooLarge."""
+
+    def add(self, data: bytes) -> None:
+        """Take the next bytes."""
+
+
+@dataclass
+class Request:
+    """A task as it travels: its key, what the agent has to know, its size and its bytes.
+
+    `chunks` gives the body anew at each call, in pieces of at most 64 KiB.
+    """
+
+    key: str
+    head: dict[str, Any]
+    size: int
+    chunks: Callable[[], Iterable[bytes]]
+
+
+@dataclass
+class Outcome:
+    """How a task ended, as the far side tells it; all of it is a stranger's word, and plain data."""
+
+    ended: dict[str, Any]
+    stdout: bytes
+    stderr: bytes
+    machine: dict[str, Any]
+    waits: dict[str, float | None]
+
+
+@dataclass
+class _Output:
+    """One stream of a task, by stream offset: a reattach sends again what is there already."""
+
+    data: bytearray = field(default_factory=bytearray)
+    end: int = 0
+
+    def add(self, offset: int, piece: bytes) -> None:
+        if offset < self.end:
+            piece, offset = piece[self.end - offset :], self.end
+        if not piece or len(self.data) > _OUTPUT_MAX:
+            return
+        if offset > self.end:
+            self.data += b"\n[... %d bytes dropped ...]\n" % (offset - self.end)
+        self.data += piece
+        self.end = offset + len(piece)
+
+
+class _Task:
+    """One task of ours on the far side."""
+
+    def __init__(self, number: int, request: Request, sink: Sink) -> None:
+        self.number = number
+        self.request = request
+        self.sink = sink
+        self.sent = False
+        self.accepted = False
+        self.cancelled = False
+        self.failures = 0
+        self.outputs = (_Output(), _Output())
+        self.uploader: asyncio.Task[None] | None = None
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.at = {"begun": time.monotonic()}
+
+    def mark(self, name: str) -> None:
+        """Note when something first happened, on this process's monotonic clock."""
+        self.at.setdefault(name, time.monotonic())
+
+    def waits(self) -> dict[str, float | None]:
+        """Return the near phases in seconds; None for one that did not happen."""
+        return {
+            "phase_connect_wall_s": self._between("begun", "sent"),
+            "phase_upload_wall_s": self._between("sent", "accepted"),
+            "phase_download_wall_s": self._between("told", "ended"),
+        }
+
+    def _between(self, first: str, last: str) -> float | None:
+        return self.at[last] - self.at[first] if first in self.at and last in self.at else None
+
+    def fail(self, error: Exception) -> None:
+        """End the task here with an error, once."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Host:
+    """One warm session with a target, opened on demand and after each loss."""
+
+    def __init__(self, target: Target, opener: Opener) -> None:
+        self.target = target
+        self.connections = 0  # opened so far
+        self._opener = opener
+        self._client = os.urandom(16).hex()
+        self._tasks: dict[int, _Task] = {}  # until their outcome is here
+        self._unacknowledged: dict[int, dict[str, Any]] = {}
+        self._task_numbers = itertools.count(1)
+        self._session: Session | None = None
+        self._machine: dict[str, Any] = {}
+        self._changed = asyncio.Event()  # a task came, a session went
+        self._keeper: asyncio.Task[None] | None = None
+        self._lost_at: float | None = None
+        self._closed = False
+
+    def __repr__(self) -> str:
+        state = "open" if self._session and self._session.alive else "closed"
+        return f"<Host {self.target} {state} tasks={len(self._tasks)} connections={self.connections}>"
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is connected and nothing waits to be."""
+        return self._session is None and not self._tasks
+
+    # ---- what the executor asks for
+
+    async def run(self, request: Request, sink: Sink) -> Outcome:
+        """Run a task to its outcome; raises one of our errors. Cancelling this await leaves the task be."""
+        task = _Task(next(self._task_numbers), request, sink)
+        self._tasks[task.number] = task
+        self._closed = False
+        if self._session is not None and self._session.alive:
+            self._send(self._session, task)
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.ensure_future(self._keep())
+        self._changed.set()
+        try:
+            return await task.future
+        finally:
+            if task.future.done() and not task.future.cancelled():
+                self._forget(task)
+
+    def acknowledge(self, key: str, keep: bool = False) -> None:
+        """Tell the far side that result and record are safe; told again after a loss."""
+        number = next(self._task_numbers)
+        header: dict[str, Any] = {"key": key, "keep": True} if keep else {"key": key}
+        self._unacknowledged[number] = header
+        if self._session is not None and self._session.alive:
+            self._session.send(wire.ACK, number, header)
+
+    def cancel(self, key: str) -> None:
+        """Ask for the end of a task; its `run` then returns an outcome that says so."""
+        for task in self._tasks.values():
+            if task.request.key == key:
+                task.cancelled = True
+                if not task.sent:
+                    task.future.done() or task.future.set_result(self._never_ran(task))
+                elif self._session is not None and self._session.alive:
+                    self._stop_upload(task)
+                    self._session.send(wire.CANCEL, task.number, {"key": key})
+
+    async def close(self) -> None:
+        """Close the connection; tasks of ours that still run there go on."""
+        self._closed = True
+        self._changed.set()
+        if self._keeper is not None:
+            await asyncio.gather(self._keeper, return_exceptions=True)
+
+    # ---- one task
+
+    def _never_ran(self, task: _Task) -> Outcome:
+        return Outcome({"status": "cancelled"}, b"", b"", dict(self._machine), task.waits())
+
+    def _forget(self, task: _Task) -> None:
+        self._tasks.pop(task.number, None)
+        self._stop_upload(task)
+        self._changed.set()
+
+    def _stop_upload(self, task: _Task) -> None:
+        if task.uploader is not None:
+            task.uploader.cancel()
+            task.uploader = None
+
+    def _send(self, session: Session, task: _Task) -> None:
+        """Bring a task to a fresh or warm session: attach if it was ever sent, submit if not."""
+        self._stop_upload(task)
+        if task.cancelled:
+            session.send(wire.CANCEL, task.number, {"key": task.request.key})
+        if task.sent:
+            have = {"stdout": task.outputs[0].end, "stderr": task.outputs[1].end}
+            session.send(wire.ATTACH, task.number, {"key": task.request.key, **have})
+            return
+        self._submit(session, task)
+
+    def _submit(self, session: Session, task: _Task) -> None:
+        task.sent = True
+        task.mark("sent")
+        request = task.request
+        head = {**request.head, "key": request.key, "size": request.size}
+        if request.size <= wire.MAX_BODY:
+            body = b"".join(request.chunks())
+            session.send(wire.SUBMIT, task.number, {**head, "sha256": hashlib.sha256(body).hexdigest()}, body)
+            return
+        session.send(wire.SUBMIT, task.number, head)
+        task.uploader = asyncio.ensure_future(self._upload(session, task))
+
+    async def _upload(self, session: Session, task: _Task) -> None:
+        """Send a large body, no faster than the connection takes it, in turn with other tasks."""
+        digest = hashlib.sha256()
+        try:
+            for count, chunk in enumerate(task.request.chunks()):
+                digest.update(chunk)
+                session.send(wire.DATA, task.number, None, chunk)
+                if count % _YIELD_FRAMES == 0:
+                    await asyncio.sleep(0)
+                await session.writable_now.wait()
+                if not session.alive:
+                    return
+            session.send(wire.END, task.number, {"sha256": digest.hexdigest()})
+        except Exception as error:  # the body's own iterator: nobody awaits this coroutine, the task does
+            task.fail(error)
+
+    # ---- frames
+
+    def _on_frame(self, frame: wire.Frame) -> None:
+        if frame.type == wire.ACK:
+            self._unacknowledged.pop(frame.task, None)
+            return
+        task = self._tasks.get(frame.task)
+        handler = _HANDLERS.get(frame.type)
+        if task is None or handler is None or task.future.done():
+            return  # ended here already, by an error of ours
+        try:
+            handler(self, task, frame)
+        except SSHTimingError as error:
+            task.fail(error)
+            self.cancel(task.request.key)
+
+    def _on_accepted(self, task: _Task, _: wire.Frame) -> None:
+        task.accepted = True
+        task.mark("accepted")
+
+    def _on_unknown(self, task: _Task, _: wire.Frame) -> None:
+        """Submit again what was never accepted; what was accepted and is unknown now has died."""
+        if not task.accepted and self._session is not None:
+            self._submit(self._session, task)
+            return
+        raise TaskDied(
+            f"{self.target}: the task was accepted there and is now unknown: its directory was removed, or "
+            "another machine answers under this name. It is not run again by itself; dispatch it anew."
+        )
+
+    def _on_refused(self, task: _Task, frame: wire.Frame) -> None:
+        facts = frame.header
+        text, path = printable(str(facts.get("text"))), printable(str(facts.get("path")))
+        free = facts.get("free")
+        room = f", {free} bytes free of {task.request.size} needed" if isinstance(free, int) else ""
+        raise TransferError(
+            f"{self.target}: the task could not be stored in {path}: {text} (errno {facts.get('errno')}{room}). "
+            "Make room there, or set remote_spool to another place."
+        )
+
+    def _on_stream(self, task: _Task, frame: wire.Frame) -> None:
+        task.mark("told")
+        number, offset = frame.header.get("fd"), frame.header.get("offset")
+        if number in (1, 2) and isinstance(offset, int) and offset >= 0:
+            task.outputs[number - 1].add(offset, frame.body)
+
+    def _on_result(self, task: _Task, frame: wire.Frame) -> None:
+        task.mark("told")
+        task.sink.begin(frame.header.get("parts"))
+
+    def _on_data(self, task: _Task, frame: wire.Frame) -> None:
+        task.sink.add(frame.body)
+
+    def _on_outcome(self, task: _Task, frame: wire.Frame) -> None:
+        task.mark("told")
+        task.mark("ended")
+        try:
+            ended = json.loads(frame.body)
+        except (ValueError, RecursionError):
+            ended = None
+        if not isinstance(ended, dict):
+            raise TaskDied(f"{self.target}: the outcome that it sent cannot be read; see its spool.")
+        task.future.set_result(
+            Outcome(
+                ended,
+                bytes(task.outputs[0].data),
+                bytes(task.outputs[1].data),
+                dict(self._machine),
+                task.waits(),
+            )
+        )
+
+    # ---- connecting
+
+    async def _keep(self) -> None:
+        """Connect while there is anything to do, reconnect after each loss, let go when idle."""
+        while not self._closed and (self._tasks or self._session is not None):
+            if self._session is None:
+                await self._connect()
+                continue
+            self._changed.clear()
+            if not self._session.alive:
+                await self._drop_session()
+            elif not await self._wait_for_change():
+                break
+        await self._drop_session()
+
+    async def _wait_for_change(self) -> bool:
+        """Wait until something changed; False once the session has been idle for long enough."""
+        limit = None if self._tasks else self.target.idle_timeout
+        try:
+            await asyncio.wait_for(self._changed.wait(), limit)
+        except asyncio.TimeoutError:
+            return bool(self._tasks)
+        return True
+
+    async def _drop_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            _log.info("connection.closed host=%s", self.target.label)
+            await session.close()
+
+    def _on_lost(self, session: Session) -> None:
+        if session is self._session:
+            self._lost_at = time.monotonic()
+            self._changed.set()
+            for task in self._tasks.values():
+                self._stop_upload(task)
+
+    async def _connect(self) -> None:
+        """Try once; on failure end the tasks that may not wait longer, and wait a little for the rest."""
+        session = Session(self.target, self._on_frame, self._on_lost)
+        try:
+            _log.info("connect.started host=%s", self.target.label)
+            await session.open(self._opener, self._client, next(_numbers))
+            if any(task.sent for task in self._tasks.values()):
+                await session.greeted()
+        except SSHTimingError as error:
+            _log.warning("connect.failed host=%s error=%s", self.target.label, error)
+            await session.close()
+            await self._after_failure(error)
+            return
+        except Exception as error:  # not one of ours: a bug here or in a library must end tasks, not hang them
+            await session.close()
+            for task in list(self._tasks.values()):
+                task.fail(error)
+            return
+        await self._begin(session)
+
+    async def _begin(self, session: Session) -> None:
+        """Hand a fresh session its tasks, in one step; then wait for its hello, which may bring an error."""
+        self.connections += 1
+        self._session = session
+        for number, header in self._unacknowledged.items():
+            session.send(wire.ACK, number, header)
+        for task in list(self._tasks.values()):
+            self._send(session, task)
+        try:
+            self._machine = await session.greeted()
+            self._lost_at = None
+            _log.info("connect.complete host=%s", self.target.label)
+        except SSHTimingError as error:
+            self._session = None
+            for task in self._tasks.values():
+                task.sent = task.accepted  # nobody was there to read what we wrote
+            await session.close()
+            await self._after_failure(error)
+
+    async def _after_failure(self, error: SSHTimingError) -> None:
+        worst = 0
+        for task in list(self._tasks.values()):
+            task.failures += 1
+            worst = max(worst, task.failures)
+            self._give_up_if_due(task, error)
+        for task in list(self._tasks.values()):
+            if task.future.done():
+                self._tasks.pop(task.number, None)
+        if self._tasks and not self._closed:
+            limit = min(self.target.retry_wait, _BACKOFF_MAX)
+            await asyncio.sleep(min(limit, 0.5 * 2 ** min(worst, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+
+    def _give_up_if_due(self, task: _Task, error: SSHTimingError) -> None:
+        """A task that was never sent follows the error; a sent one waits for its machine to come back."""
+        if task.sent:
+            away = time.monotonic() - (self._lost_at or task.at["begun"])
+            if isinstance(error, HostKeyChanged):
+                task.fail(error)
+            elif away > self.target.reconnect_timeout:
+                task.fail(
+                    ConnectionLostError(
+                        f"{self.target}: the connection was lost and did not come back within "
+                        f"{self.target.reconnect_timeout:g} s (last: {error}). The task may still run there."
+                    )
+                )
+        elif not error.retriable or task.failures >= self.target.attempts:
+            if task.failures > 1:
+                waited = time.monotonic() - task.at["begun"]
+                error = type(error)(f"{error} Gave up after {task.failures} attempts in {waited:.0f} s.")
+            task.fail(error)
+
+
+_HANDLERS: dict[int, Callable[[Host, _Task, wire.Frame], None]] = {
+    wire.ACCEPTED: Host._on_accepted,
+    wire.UNKNOWN: Host._on_unknown,
+    wire.REFUSED: Host._on_refused,
+    wire.STREAM: Host._on_stream,
+    wire.RESULT: Host._on_result,
+    wire.DATA: Host._on_data,
+    wire.OUTCOME: Host._on_outcome,
+}

@@ -1,0 +1,57 @@
+"""The pool: one `Host` for each target and event loop of this process.
+
+Module-level, because Covalent builds a new executor for every electron. Its state is `_hosts`,
+changed in `host_for` and `close_all` only, each in one synchronous step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING
+
+from covalent_sshtiming.host.host import Host
+from covalent_sshtiming.host.target import Target
+
+if TYPE_CHECKING:
+    from covalent_sshtiming.host.streams import Receiver, Streams
+
+_hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Target, Host]] = weakref.WeakKeyDictionary()
+
+
+async def open_ssh(target: Target, command: str, receiver: Receiver) -> Streams:
+    """Connect to a target over SSH and start `command` there."""
+    # Here and not above: `import covalent` loads our plugin, and need not pay for asyncssh.
+    from covalent_sshtiming.host import channel, dial  # noqa: PLC0415
+
+    connection = await dial.dial(target)
+    try:
+        return await channel.open_channel(connection, command, receiver)
+    except BaseException as error:
+        connection.abort()
+        translated = dial.translate(target, error)
+        if translated is None:
+            raise
+        raise translated from error
+
+
+def host_for(target: Target) -> Host:
+    """Return the warm host of a target on the running loop, made on first use."""
+    hosts = _hosts.setdefault(asyncio.get_running_loop(), {})
+    if target not in hosts:
+        for known in [known for known, host in hosts.items() if host.idle]:
+            del hosts[known]
+        hosts[target] = Host(target, partial(open_ssh, target))
+    return hosts[target]
+
+
+def hosts() -> list[Host]:
+    """Return the hosts of the running loop."""
+    return list(_hosts.get(asyncio.get_running_loop(), {}).values())
+
+
+async def close_all() -> None:
+    """Close every connection of the running loop; what runs on the machines goes on."""
+    await asyncio.gather(*(host.close() for host in hosts()))
+    _hosts.pop(asyncio.get_running_loop(), None)

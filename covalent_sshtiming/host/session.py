@@ -1,0 +1,239 @@
+"""Session: one connection's life with an agent, from the exec command to its loss.
+
+Owns the order of that life (noise, announcement, archive, hello, frames), the pings that notice
+a half-open link, and the readiness to write. Which tasks there are is `host`'s to know: every
+frame and the loss are passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+from covalent_sshtiming.errors import ConnectError, ProtocolError, RemoteEnvError, SSHTimingError, TransferError
+from covalent_sshtiming.host import bootstrap
+from covalent_sshtiming.host.bootstrap import printable
+from covalent_sshtiming.host.streams import Receiver, Streams
+from covalent_sshtiming.host.target import Target
+from covalent_sshtiming.remote import wire
+
+PING_SECONDS = 15.0
+SILENCE_SECONDS = 45.0
+STDERR_MAX = 64 * 1024
+NO_PYTHON = (126, 127)  # a shell's statuses for a command that it cannot run, or cannot find
+
+
+class Session:
+    """One connection to the agent of a target. Not reused after its loss."""
+
+    def __init__(
+        self, target: Target, on_frame: Callable[[wire.Frame], None], on_lost: Callable[[Session], None]
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        self.hello: dict[str, Any] = {}
+        self.writable_now = asyncio.Event()
+        self.writable_now.set()
+        self.alive = False
+        self.nonce = os.urandom(12).hex()
+        self._target = target
+        self._on_frame = on_frame
+        self._on_lost = on_lost
+        self._streams: Streams | None = None
+        self._preamble: bootstrap.Preamble | None = bootstrap.Preamble(self.nonce)
+        self._announced: asyncio.Future[dict[str, Any]] = loop.create_future()
+        self._greeted: asyncio.Future[None] = loop.create_future()
+        self._decoder = wire.Decoder()
+        self._stderr = bytearray()
+        self._ended = False
+        self._status: int | None = None
+        self._heard = time.monotonic()
+        self._pinger: asyncio.Task[None] | None = None
+
+    # ---- opening
+
+    async def open(
+        self, opener: Callable[[str, Receiver], Any], client: str, number: int
+    ) -> None:
+        """Start the doorman through `opener`, give it what it lacks and greet the agent.
+
+        Raises RemoteEnvError, TransferError, ConnectError or ProtocolError.
+        """
+        try:
+            command = await asyncio.to_thread(bootstrap.command, self._target, self.nonce)
+            self._streams = await opener(command, self)
+            announced = await self._within(self._announced)
+            if "refused" in announced:
+                raise _refusal(self._target, announced)
+            if announced.get("archive") == "need":
+                self.write(bootstrap.archive().data)
+            self.send(wire.HELLO, 0, {"client": client, "connection": number, "idle": self._target.idle_timeout})
+            self.alive = True
+            self._pinger = asyncio.ensure_future(self._ping())
+        except BaseException:
+            await self.close()
+            raise
+
+    async def greeted(self) -> dict[str, Any]:
+        """Wait for the agent's hello; raises like `open`."""
+        await self._within(self._greeted)
+        return self.hello
+
+    async def _within(self, future: asyncio.Future[Any]) -> Any:
+        try:
+            return await asyncio.wait_for(asyncio.shield(future), self._target.connect_timeout)
+        except asyncio.TimeoutError as error:
+            heard = self._heard_text()
+            raise ConnectError(
+                f"{self._target}: logged in, but its shell did not start our program within "
+                f"{self._target.connect_timeout:g} s{heard}; does a start-up file wait for input?"
+            ) from error
+
+    def _heard_text(self) -> str:
+        noise = self._preamble.noise if self._preamble else b""
+        text = printable(bytes(self._stderr) or noise)
+        return f" (it printed: {text})" if text else ""
+
+    # ---- what the streams tell
+
+    def received(self, data: bytes) -> None:
+        """Take bytes from the far side: preamble first, frames then."""
+        self._heard = time.monotonic()
+        try:
+            if self._preamble is not None:
+                found = self._preamble.feed(data)
+                if found is None:
+                    return
+                self._preamble = None
+                _settle(self._announced, found[0])
+                data = found[1]
+            for frame in self._decoder.feed(data):
+                self._take(frame)
+        except (ProtocolError, wire.ProtocolError) as error:
+            self._fail(ProtocolError(f"{self._target}: {error}. Is something else answering there?"))
+
+    def _take(self, frame: wire.Frame) -> None:
+        if frame.type == wire.PING:
+            self.send(wire.PONG, 0, frame.header)
+        elif frame.type == wire.HELLO:
+            self.hello = frame.header
+            _settle(self._greeted, None)
+        elif frame.type != wire.PONG:
+            self._on_frame(frame)
+
+    def complained(self, data: bytes) -> None:
+        """Keep the beginning of stderr, for error messages."""
+        self._stderr += data[: STDERR_MAX - len(self._stderr)]
+
+    def writable(self, free: bool) -> None:
+        """Open or close the gate for uploads."""
+        if free:
+            self.writable_now.set()
+        else:
+            self.writable_now.clear()
+
+    def lost(self, status: int | None) -> None:
+        """Note the end of the streams, and tell the host once."""
+        self._status = status
+        self._fail(self._early_end(status))
+
+    def _fail(self, error: SSHTimingError) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        self.alive = False
+        self.writable_now.set()
+        for future in (self._announced, self._greeted):
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # nobody may be waiting for this one any more
+        self._on_lost(self)
+
+    def _early_end(self, status: int | None) -> SSHTimingError:
+        """Say why the streams ended before the hello; after it, nobody reads this."""
+        target, said = self._target, printable(bytes(self._stderr))
+        if "SSHTIMING-spool:" in said:
+            cause = said.split("SSHTIMING-spool:")[1].strip()
+            return TransferError(f"{target}: no place for tasks: {cause}. Set remote_spool to another one.")
+        if "SSHTIMING-agent:" in said:
+            return RemoteEnvError(f"{target}: {said.split('SSHTIMING-agent:')[1].strip()}")
+        if status in NO_PYTHON:
+            return _no_python(target, said)
+        if status is None:
+            return ConnectError(f"{target}: the connection was lost while our program started.")
+        return RemoteEnvError(
+            f"{target}: our program ended with status {status} before it could serve{self._heard_text()}. "
+            "Does the login shell run commands, and can it run Python?"
+        )
+
+    # ---- writing
+
+    def send(self, kind: int, task: int = 0, header: dict[str, Any] | None = None, body: bytes = b"") -> None:
+        """Queue one frame."""
+        self.write(wire.encode(kind, task, header or {}, body))
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes; on a connection that has gone they are dropped, the loss says the rest."""
+        if self._streams is None or self._ended:
+            return
+        try:
+            self._streams.write(data)
+        except OSError:  # closing under us: `lost` is on its way
+            pass
+
+    async def _ping(self) -> None:
+        while not self._ended:
+            await asyncio.sleep(PING_SECONDS)
+            if time.monotonic() - self._heard > SILENCE_SECONDS:
+                self._fail(ConnectError(f"{self._target}: nothing was heard for {SILENCE_SECONDS:g} s."))
+                return
+            self.send(wire.PING)
+
+    async def close(self) -> None:
+        """Let go of the connection; the far side goes on by itself."""
+        self._ended = True
+        self.alive = False
+        self.writable_now.set()
+        if self._pinger is not None:
+            self._pinger.cancel()
+        if self._streams is not None:
+            await self._streams.close()
+
+
+def _settle(future: asyncio.Future[Any], value: Any) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _no_python(target: Target, said: str) -> SSHTimingError:
+    said = f" ({said})" if said else ""
+    if target.python_path:
+        return RemoteEnvError(
+            f"{target}: python_path {target.python_path!r} cannot be run there{said}; set it to a Python "
+            f"{target.python} of that machine."
+        )
+    return RemoteEnvError(
+        f"{target}: no Python was found there: neither python{target.python} nor python3 is on the login "
+        f"shell's PATH{said}. Install Python {target.python}, or set python_path."
+    )
+
+
+def _refusal(target: Target, facts: dict[str, Any]) -> SSHTimingError:
+    """Word what the doorman could not accept."""
+    found = printable(str(facts.get("python")), 20)
+    where = printable(str(facts.get("executable")), 200)
+    if facts["refused"] == "python_too_old":
+        return RemoteEnvError(
+            f"{target}: Python {found} ({where}) is too old, 3.8 is the oldest that works. Install Python "
+            f"{target.python} there, the version that pickled this electron, or set python_path to one."
+        )
+    if facts["refused"] == "python_version":
+        return RemoteEnvError(
+            f"{target}: this electron was pickled by Python {target.python}, and {where} there is Python "
+            f"{found}, which cannot safely load it. Install Python {target.python} there, or set "
+            "python_path to one."
+        )
+    text = printable(str(facts.get("text")))
+    return TransferError(f"{target}: our program cannot be stored there: {text}. Set remote_cache to another place.")

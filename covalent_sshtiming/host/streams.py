@@ -1,0 +1,35 @@
+"""Streams: the ways to an agent, each a pair of byte streams and nothing more.
+
+Owns the small interface: `Streams` to write to, `Receiver` to be told. Callbacks, not readers: a
+frame costs no task switch. `channel` implements it over SSH.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+
+class Receiver(Protocol):
+    """Who is told what a pair of streams does; every method is called on the event loop."""
+
+    def received(self, data: bytes) -> None:
+        """Take bytes from the far program's stdout."""
+
+    def complained(self, data: bytes) -> None:
+        """Take bytes from its stderr."""
+
+    def writable(self, free: bool) -> None:
+        """Learn whether more may be written just now."""
+
+    def lost(self, status: int | None) -> None:
+        """Learn that the streams have ended: an exit status, or None for a lost connection."""
+
+
+class Streams(Protocol):
+    """A way to write to the far program and to let go of it."""
+
+    def write(self, data: bytes) -> None:
+        """Queue bytes for its stdin."""
+
+    async def close(self) -> None:
+        """Let go; returns when everything is released."""

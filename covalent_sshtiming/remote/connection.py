@@ -1,0 +1,101 @@
+"""One client's connection, as the agent holds it: two descriptors that a doorman handed over.
+
+Owns the frames in and the bytes out. Writing never blocks: what the client does not take stays
+in a bounded buffer, and downloads are asked for their next frame, in turn, only while that has
+room. So one stopped sshd does not stall the rest, and a large result not a small one.
+"""
+
+import os
+import socket
+import time
+from collections import deque
+from typing import Any, Deque, Dict, Iterator, List
+
+from . import wire
+
+READ_PIECE = 256 * 1024
+OUT_LOW = 256 * 1024  # bytes waiting, below which downloads are asked for more
+OUT_MAX = 8 << 20  # a client that lets this much of small frames pile up is gone
+
+
+class Gone(Exception):
+    """The connection has ended, or must."""
+
+
+class Connection:
+    """Frames from and to one client."""
+
+    def __init__(self, link: socket.socket, reading: int, writing: int) -> None:
+        self.link = link  # the doorman's; it ends with us
+        self.reading = reading
+        self.writing = writing
+        self.client = ""
+        self.number = -1
+        self.keys = {}  # type: Dict[int, str]
+        self.uploads = {}  # type: Dict[int, Any]
+        self.heard = time.monotonic()
+        self._decoder = wire.Decoder()
+        self._out = bytearray()
+        self._downloads = deque()  # type: Deque[Iterator[bytes]]
+        for handle in (reading, writing):
+            os.set_blocking(handle, False)
+
+    def read(self) -> "List[wire.Frame]":
+        """Return the frames that have arrived; raises Gone at the end or on garbage."""
+        try:
+            data = os.read(self.reading, READ_PIECE)
+        except BlockingIOError:
+            return []
+        except OSError as error:
+            raise Gone from error
+        if not data:
+            raise Gone
+        self.heard = time.monotonic()
+        try:
+            return list(self._decoder.feed(data))
+        except wire.ProtocolError as error:
+            raise Gone from error
+
+    def send(self, kind: int, task: int = 0, header: "Dict[str, Any]" = {}) -> None:  # noqa: B006 - never written to
+        """Queue a small frame; it leaves with the next `write`."""
+        self._out += wire.encode(kind, task, header)
+        if len(self._out) > OUT_MAX:
+            raise Gone
+
+    def download(self, frames: "Iterator[bytes]") -> None:
+        """Queue a delivery; its frames are interleaved with those of the others."""
+        self._downloads.append(frames)
+
+    @property
+    def wants_to_write(self) -> bool:
+        """Whether there is anything to write at all."""
+        return bool(self._out or self._downloads)
+
+    def write(self) -> None:
+        """Write what goes without waiting; raises Gone if the other end has gone."""
+        while self.wants_to_write:
+            self._fill()
+            try:
+                written = os.write(self.writing, memoryview(self._out)[:READ_PIECE])
+            except BlockingIOError:
+                return
+            except OSError as error:
+                raise Gone from error
+            del self._out[:written]
+
+    def _fill(self) -> None:
+        while self._downloads and len(self._out) < OUT_LOW:
+            frames = self._downloads.popleft()
+            try:
+                frame = next(frames, None)
+            except OSError as error:  # the task directory went away under it
+                raise Gone from error
+            if frame is not None:
+                self._out += frame
+                self._downloads.append(frames)
+
+    def close(self) -> None:
+        """Let go of the descriptors; the doorman sees it and ends."""
+        for handle in {self.reading, self.writing}:
+            os.close(handle)
+        self.link.close()

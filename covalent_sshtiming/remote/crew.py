@@ -1,0 +1,80 @@
+"""The crew: supervisors forked ahead, so that a task finds its process waiting for it.
+
+Owns the fork and each supervisor's control socket while it has no task. A control socket that
+the agent loses (it closes it, or dies) ends a supervisor that still waits, and only such a one.
+"""
+
+import array
+import json
+import os
+import socket
+from typing import Any, Dict, List, Optional
+
+from . import supervisor
+
+AHEAD = 3  # waiting supervisors that an idle agent keeps
+
+
+class Crew:
+    """The waiting supervisors; `refill` while idle, `take` one for a task."""
+
+    def __init__(self, base: str, mask: int) -> None:
+        self._base = base
+        self._mask = mask
+        self._waiting = []  # type: List[socket.socket]
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def refill(self) -> bool:
+        """Fork one more if fewer than `AHEAD` wait; False where that is not needed or not possible."""
+        if len(self._waiting) >= AHEAD:
+            return False
+        control = self._fork()
+        if control is not None:
+            self._waiting.append(control)
+        return control is not None
+
+    def send(self, order: "Dict[str, Any]", slots: "List[int]") -> "Optional[socket.socket]":
+        """Give a supervisor its order and its slots; its control socket, or None if no fork is to be had."""
+        while True:
+            control = self._waiting.pop(0) if self._waiting else self._fork()
+            if control is None:
+                return None
+            if _deliver(control, order, slots):
+                return control
+            control.close()
+
+    def _fork(self) -> "Optional[socket.socket]":
+        ours, theirs = socket.socketpair()
+        try:
+            pid = os.fork()
+        except OSError:  # EAGAIN, ENOMEM: the machine is full; the task waits
+            ours.close()
+            theirs.close()
+            return None
+        if pid == 0:
+            ours.close()
+            supervisor.stand_by(theirs, self._base, self._mask)
+        theirs.close()
+        ours.setblocking(False)
+        return ours
+
+
+def _deliver(control: socket.socket, order: "Dict[str, Any]", slots: "List[int]") -> bool:
+    """Send the order; False where that supervisor has died while it waited."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", slots))] if slots else []
+    try:
+        control.sendmsg([json.dumps(order).encode()], rights)
+    except OSError:
+        return False
+    return True
+
+
+def reap() -> None:
+    """Collect supervisors that have ended."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass

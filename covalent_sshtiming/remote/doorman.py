@@ -1,0 +1,120 @@
+"""The doorman: what the exec command starts, up to the point where our own archive is there.
+
+Its source travels inside the exec command itself (an exec command arrives a round trip earlier
+than anything on stdin), so it is small, and it says "too old" on any Python from 2.7 on instead
+of SyntaxError: no annotations, no newer syntax. Owns the announcement (NUL, magic, nonce, one
+JSON line), the check of the interpreter and the archive's place in the cache. Everything after
+that is in `gate`, which comes out of the archive.
+"""
+
+import base64
+import json
+import os
+import sys
+import zlib
+
+
+def announce(nonce, facts):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+    """Open our stream: everything before this line is a login shell's noise."""
+    line = "\0SSHTIMING/1 %s %s\n" % (nonce, json.dumps(facts))
+    data = line.encode("ascii")
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def leave(nonce, code, text):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+    """Say why this interpreter or machine cannot serve, and end."""
+    facts = {
+        "refused": code,
+        "text": text,
+        "python": "%d.%d.%d" % tuple(sys.version_info[:3]),
+        "executable": sys.executable,
+    }
+    announce(nonce, facts)
+    sys.exit(3)
+
+
+def check_python(params):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+    """Refuse an interpreter that cannot load what another minor version pickled."""
+    if sys.version_info[:2] < (3, 8):
+        leave(params["nonce"], "python_too_old", "")
+    if "%d.%d" % tuple(sys.version_info[:2]) != params["python"]:
+        leave(params["nonce"], "python_version", "")
+
+
+def read_exactly(size):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+    """Read so many bytes of stdin and not one more: what follows is the agent's."""
+    parts = []
+    while size:
+        data = os.read(0, min(size, 65536))
+        if not data:
+            sys.exit(4)
+        parts.append(data)
+        size -= len(data)
+    return b"".join(parts)
+
+
+def store(data, place):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+    """Unpack the archive beside its place and rename it there; the first one stays."""
+    import shutil
+    import tempfile
+
+    scratch = tempfile.mkdtemp(prefix=".new-", dir=os.path.dirname(place))
+    for name, source in json.loads(zlib.decompress(data).decode("utf-8")).items():
+        path = os.path.join(scratch, *name.split("/"))
+        if not os.path.isdir(os.path.dirname(path)):
+            os.makedirs(os.path.dirname(path))
+        with open(path, "wb") as file:
+            file.write(source.encode("utf-8"))
+    try:
+        os.rename(scratch, place)
+    except OSError:
+        shutil.rmtree(scratch, ignore_errors=True)
+        if not os.path.isdir(place):
+            raise
+
+
+def check_owner(place):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+    """Refuse code that somebody else put there, or could still change."""
+    found = os.lstat(place)
+    if found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise OSError("%s belongs to, or can be written by, another user" % place)
+
+
+def archive(params):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+    """Return the archive's place in the cache, asking for the archive if it is not there."""
+    import hashlib
+
+    cache = os.path.expanduser(params["cache"] or "~/.cache/covalent-sshtiming")
+    place = os.path.join(os.path.abspath(cache), params["archive"][:32])
+    if os.path.isdir(place):
+        check_owner(place)
+        announce(params["nonce"], {"archive": "have"})
+        return place
+    if not os.path.isdir(cache):
+        os.makedirs(cache, 0o700)
+    announce(params["nonce"], {"archive": "need"})
+    data = read_exactly(params["size"])
+    if hashlib.sha256(data).hexdigest() != params["archive"]:
+        sys.exit(5)
+    store(data, place)
+    return place
+
+
+def main(argument):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+    """Check, fetch what is missing, and go through the gate."""
+    params = json.loads(base64.b64decode(argument).decode("utf-8"))
+    check_python(params)
+    mask = os.umask(0o077)
+    try:
+        place = archive(params)
+    except (OSError, IOError) as error:
+        leave(params["nonce"], "cache", str(error))
+    sys.path.insert(0, place)
+    from covalent_sshtiming_remote import gate
+
+    gate.pass_through(params, place, mask)
+
+
+if __name__ == "doorman":  # what the exec command calls it; an import does not
+    main(sys.argv[2])

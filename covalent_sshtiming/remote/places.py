@@ -1,0 +1,223 @@
+"""Where things are on the far machine, and the few safe ways to touch them.
+
+Owns the node-local spool (`agents/`, `clients/`, `slots/`, `tasks/`), the names inside a task
+directory, and the rules that keep other users out: directories 0700, owner and type checked,
+files created exclusively, contents published whole by rename or link. Never touches a user's
+working directory.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import stat
+import sys
+import tempfile
+from typing import Any, Dict, List, Optional, Tuple
+
+SOCKET_PATH_MAX = 100  # bytes; sun_path is 104 on macOS, 108 on Linux
+KEEP_SECONDS = 7 * 24 * 3600  # undelivered outcomes stay this long
+KEY_LENGTH = 32  # hex digits of a task's key
+
+REQUEST = "request"
+LOCK = "lock"
+CANCEL = "cancel"
+STARTED = "started"
+STDOUT = "stdout"
+STDERR = "stderr"
+RESULT = "result"
+OUTCOME = "outcome"
+
+
+class UnsafePlace(OSError):
+    """A directory of ours exists, but somebody else could read, write or swap it."""
+
+
+def spool_base(explicit: str = "") -> str:
+    """Return the spool directory, made if need be; raises OSError with the path in it.
+
+    An explicit one is used or fails; otherwise /var/tmp, else the temporary directory.
+    """
+    if explicit:
+        return private_directory(os.path.expanduser(explicit))
+    failure = None  # type: Optional[OSError]
+    for root in ("/var/tmp", tempfile.gettempdir(), "/tmp"):  # noqa: S108 - 0700 and owner-checked
+        try:
+            base = private_directory(os.path.join(root, "covalent-sshtiming-%d" % os.getuid()))
+            probe_writable(base)
+            return base
+        except OSError as error:
+            failure = failure or error
+    assert failure is not None  # noqa: S101 - the loop ran
+    raise failure
+
+
+def private_directory(path: str) -> str:
+    """Make `path` (its last component only) as 0700, or check that it is ours alone."""
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    found = os.lstat(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise UnsafePlace(errno.ENOTDIR, "not a directory", path)
+    if found.st_uid != os.getuid():
+        raise UnsafePlace(errno.EPERM, "belongs to user id %d" % found.st_uid, path)
+    if found.st_mode & 0o077:
+        raise UnsafePlace(errno.EPERM, "can be read or written by others (chmod 700 it)", path)
+    return path
+
+
+def probe_writable(base: str) -> None:
+    """Raise OSError if no file can be made in `base`."""
+    handle, name = tempfile.mkstemp(dir=base, prefix=".probe-")
+    os.close(handle)
+    os.unlink(name)
+
+
+def rooms(base: str) -> None:
+    """Make the rooms of the spool."""
+    for name in ("agents", "clients", "slots", "tasks"):
+        private_directory(os.path.join(base, name))
+
+
+def agent_id(place: str, flavor: str) -> str:
+    """Name the agent of this interpreter, environment flavor and archive."""
+    text = "\0".join((sys.executable or "", sys.prefix, flavor, place))
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def socket_path(base: str, agent: str) -> str:
+    """Return the agent's socket; raises OSError where the path is too long for one."""
+    path = os.path.join(base, "agents", agent + ".sock")
+    if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+        raise OSError(errno.ENAMETOOLONG, "too long for a socket; set a shorter remote_spool", path)
+    return path
+
+
+def is_key(text: Any) -> bool:
+    """Tell whether `text` is a task's key, and so safe as a directory's name."""
+    return isinstance(text, str) and len(text) == KEY_LENGTH and not text.strip("0123456789abcdef")
+
+
+def create(path: str, content: bytes = b"") -> bool:
+    """Create `path` with `content`; False if it exists already."""
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    except FileExistsError:
+        return False
+    try:
+        if content:
+            write_all(handle, content)
+    finally:
+        os.close(handle)
+    return True
+
+
+def write_all(handle: int, data: bytes) -> None:
+    """Write every byte of `data` to a blocking descriptor."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(handle, view) :]
+
+
+def replace(path: str, content: bytes) -> None:
+    """Put `content` at `path` whole, over whatever was there."""
+    temporary = "%s.%s.tmp" % (path, os.urandom(4).hex())
+    create(temporary, content)
+    os.rename(temporary, path)
+
+
+def publish(path: str, content: bytes) -> bool:
+    """Put `content` at `path` whole, unless something is there already; tell whether it was us."""
+    temporary = "%s.%s.tmp" % (path, os.urandom(4).hex())
+    create(temporary, content)
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(temporary)
+    return True
+
+
+def read(path: str, limit: int = 1 << 20) -> "Optional[bytes]":
+    """Return a small file's content, or None where there is none."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.read(handle, limit)
+    finally:
+        os.close(handle)
+
+
+def read_json(path: str) -> "Optional[Dict[str, Any]]":
+    """Return a small JSON object, or None where there is none or it is torn."""
+    content = read(path)
+    try:
+        value = json.loads(content.decode("utf-8")) if content else None
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def try_lock(path: str, must_exist: bool = False) -> "Optional[int]":
+    """Return a descriptor that holds an exclusive lock on `path`, or None if another does."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | (0 if must_exist else os.O_CREAT)
+    handle = os.open(path, flags, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        return None
+    except OSError:
+        os.close(handle)
+        raise
+    return handle
+
+
+def is_locked(path: str) -> bool:
+    """Tell whether some process holds the lock on `path`."""
+    try:
+        handle = try_lock(path, must_exist=True)
+    except FileNotFoundError:
+        return False
+    if handle is None:
+        return True
+    os.close(handle)
+    return False
+
+
+def remove_tree(path: str) -> None:
+    """Remove a task directory: flat, ours, and never followed through a link."""
+    try:
+        names = os.listdir(path)
+    except FileNotFoundError:
+        return
+    for name in names:
+        try:
+            os.unlink(os.path.join(path, name))
+        except FileNotFoundError:
+            pass
+    try:
+        os.rmdir(path)
+    except FileNotFoundError:
+        pass
+
+
+def machine() -> "Tuple[str, str]":
+    """Return (machine id, boot id); either is "" where the platform has none."""
+    ids = []  # type: List[str]
+    for names in (("/etc/machine-id", "/var/lib/dbus/machine-id"), ("/proc/sys/kernel/random/boot_id",)):
+        found = ""
+        for name in names:
+            try:
+                with open(name) as file:
+                    found = found or file.read(64).strip()
+            except OSError:
+                pass
+        ids.append(found)
+    return ids[0], ids[1]

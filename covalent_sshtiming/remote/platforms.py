@@ -1,0 +1,98 @@
+"""What only some kernels have: subreaper, parent-death signal, the list of descendants.
+
+Owns every `prctl` and every look into /proc; each function does nothing, or finds nothing, where
+the platform has no such thing.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Dict, List
+
+LINUX = sys.platform.startswith("linux")
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_libc = ctypes.CDLL(None, use_errno=True) if LINUX else None  # loaded once, before any fork
+
+
+def become_subreaper() -> None:
+    """Make orphaned descendants ours, so that their CPU time and their end are ours to see."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """End with the parent, also if it went before this call."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def close_all_but(keep: "List[int]") -> None:
+    """Close every descriptor except `keep`."""
+    try:
+        handles = [int(name) for name in os.listdir("/proc/self/fd" if LINUX else "/dev/fd")]
+    except OSError:
+        handles = list(range(1024))
+    for handle in handles:
+        if handle not in keep:
+            try:
+                os.close(handle)
+            except OSError:
+                pass
+
+
+def _parents() -> "Dict[int, List[int]]":
+    """Map each process to its children, by /proc/<pid>/stat."""
+    children = {}  # type: Dict[int, List[int]]
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            fields = stat_fields(int(name))
+            if fields:
+                children.setdefault(int(fields[1]), []).append(int(name))
+    return children
+
+
+def stat_fields(pid: int) -> "List[str]":
+    """Return the fields of /proc/<pid>/stat from the state on; [] where there is no such process."""
+    try:
+        with open("/proc/%d/stat" % pid, "rb") as file:
+            return file.read().rpartition(b")")[2].decode().split()
+    except OSError:
+        return []
+
+
+def descendants(pid: int) -> "List[int]":
+    """Return all live descendants of `pid`, zombies included; [] off Linux."""
+    if not LINUX:
+        return []
+    children = _parents()
+    found, todo = [], [pid]
+    while todo:
+        for child in children.get(todo.pop(), []):
+            found.append(child)
+            todo.append(child)
+    return found
+
+
+def session_members(session: int) -> "List[int]":
+    """Return the processes of a session; [] off Linux."""
+    if not LINUX:
+        return []
+    members = []
+    for name in os.listdir("/proc"):
+        fields = stat_fields(int(name)) if name.isdigit() else []
+        if fields and int(fields[3]) == session:
+            members.append(int(name))
+    return members
+
+
+def send_signal(pids: "List[int]", number: int) -> None:
+    """Send a signal to each; those that are gone already are fine."""
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except (ProcessLookupError, PermissionError):
+            pass

@@ -1,0 +1,319 @@
+"""The supervisor: a task's parent, and the only one who kills it.
+
+Owns the task from `lock` to `outcome`: its own session, subreaper of all that the task starts,
+the task's lock and slot. It is forked ahead, with its worker forked and waiting, and sleeps on
+the agent's socket until a key comes. It outlives the agent. It lets the worker go once the task
+is marked as started, pumps its output, enforces the time limit, kills until no descendant is
+left, and publishes the outcome, which is final.
+"""
+
+import array
+import errno
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from typing import Any, Dict, Optional, Tuple
+
+from . import meter, places, platforms, pump, worker
+
+WAKE_BYTES = 4096
+SLOTS_MAX = 64  # descriptors in one order
+CANCEL_GRACE = 5.0  # seconds between TERM and KILL for a cancel or the time limit
+RETRY_KILL = 0.05  # seconds between rounds of killing what is left
+
+
+class Standby:
+    """What a forked-ahead supervisor holds while it waits: its worker and their pipes."""
+
+    def __init__(self, mask: int, spool: str) -> None:
+        out, err, go = os.pipe(), os.pipe(), os.pipe()
+        parent = os.getpid()
+        self.pid = os.fork()
+        if self.pid == 0:
+            _be_worker(parent, go[0], out[1], err[1], spool, mask)
+        for handle in (out[1], err[1], go[0]):
+            os.close(handle)
+        self.go = go[1]
+        self.stdout, self.stderr = pump.Pump(out[0]), pump.Pump(err[0])
+
+
+def _be_worker(parent: int, go: int, out: int, err: int, spool: str, mask: int) -> None:
+    """Wait to be let go, then run the task; never returns."""
+    code = 1
+    try:
+        platforms.die_with_parent(parent)
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        platforms.close_all_but([0, 1, 2, go])
+        directory = os.read(go, WAKE_BYTES).decode()
+        os.close(go)
+        if directory:
+            worker.run(directory, spool, mask)
+            code = 0
+    finally:
+        os._exit(code)
+
+
+def stand_by(control: socket.socket, base: str, mask: int) -> None:
+    """Wait for a task and see it through; the body of a freshly forked process; never returns."""
+    code = 1
+    try:
+        os.setsid()
+        platforms.close_all_but([0, 1, 2, control.fileno()])
+        platforms.become_subreaper()
+        wakeup = _catch_signals()
+        crew = Standby(mask, base)
+        order = _receive(control)
+        if order:
+            Supervisor(base, order, control, crew, wakeup).see_through()
+        code = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)
+
+
+def _catch_signals() -> int:
+    """Turn SIGCHLD and SIGTERM into bytes on a pipe; return its reading end."""
+    reading, writing = os.pipe()
+    for handle in (reading, writing):
+        os.set_blocking(handle, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
+        signal.signal(number, signal.SIG_IGN)
+    return reading
+
+
+def _receive(control: socket.socket) -> "Optional[Dict[str, Any]]":
+    """Wait for the agent's order; the slots' locks come along as descriptors."""
+    slots = array.array("i")
+    data, ancillary, _, _ = control.recvmsg(WAKE_BYTES, socket.CMSG_SPACE(slots.itemsize * SLOTS_MAX))
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            slots.frombytes(content[: len(content) - len(content) % slots.itemsize])
+    if not data:
+        return None
+    order = json.loads(data.decode())  # type: Dict[str, Any]
+    order["slots"] = list(slots)
+    return order
+
+
+class Supervisor:
+    """One task, from its lock to its outcome."""
+
+    def __init__(
+        self, base: str, order: "Dict[str, Any]", control: socket.socket, crew: Standby, wakeup: int
+    ) -> None:
+        self.base = base
+        self.order = order
+        self.directory = os.path.join(base, "tasks", order["key"])
+        self.control = control
+        self.crew = crew
+        self.wakeup = wakeup
+        self.status = None  # type: Optional[int]
+        self.usage = None  # type: Any
+        self.reason = ""  # why we are killing: cancelled, timeout
+        self.limit_at = self.kill_at = float("inf")
+        self.agent_gone = False
+        self.woken = time.monotonic()
+
+    def see_through(self) -> None:
+        """Take the lock, start the worker, wait for everything, publish; or touch nothing."""
+        try:
+            lock = places.try_lock(self._path(places.LOCK))
+        except FileNotFoundError:
+            return
+        if lock is None or os.path.exists(self._path(places.OUTCOME)):
+            return
+        if os.path.exists(self._path(places.CANCEL)):
+            self._publish(outcome("cancelled"))
+            return
+        if not places.create(self._path(places.STARTED), json.dumps(self._identity()).encode()):
+            return
+        self._run()
+        self._publish(self._outcome())
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.directory, name)
+
+    def _identity(self) -> "Dict[str, Any]":
+        return {"boot": places.machine()[1], "pid": os.getpid(), "session": os.getsid(0)}
+
+    def _run(self) -> None:
+        self.crew.stdout.open(self._path(places.STDOUT))
+        self.crew.stderr.open(self._path(places.STDERR))
+        os.write(self.crew.go, self.directory.encode())
+        os.close(self.crew.go)
+        limit = float(self.order.get("time_limit") or 0)
+        if limit > 0:
+            self.limit_at = time.monotonic() + limit
+        if os.path.exists(self._path(places.CANCEL)):  # marked while we wrote `started`
+            self._stop("cancelled", CANCEL_GRACE)
+        poll = select.poll()
+        for handle in (self.crew.stdout.source, self.crew.stderr.source, self.wakeup, self.control.fileno()):
+            poll.register(handle, select.POLLIN)
+        while not self._finished():
+            for handle, event in poll.poll(self._patience()):
+                self._serve(poll, handle, event)
+        self.crew.stdout.drain()
+        self.crew.stderr.drain()
+
+    def _patience(self) -> float:
+        """Milliseconds until something is due."""
+        due = min(self.limit_at, self.kill_at, time.monotonic() + 3600)
+        return max(0.0, (due - time.monotonic()) * 1000 + 1)
+
+    def _serve(self, poll: "select.poll", handle: int, event: int) -> None:
+        if handle == self.wakeup:
+            self._read_signals()
+            return
+        if handle == self.control.fileno():
+            # The agent never speaks after the order: this is its end, and we go on without it.
+            self.agent_gone = True
+            poll.unregister(handle)
+            return
+        stream = self.crew.stdout if handle == self.crew.stdout.source else self.crew.stderr
+        if not stream.move() and not event & select.POLLIN:
+            poll.unregister(handle)
+
+    def _read_signals(self) -> None:
+        try:
+            numbers = os.read(self.wakeup, 512)
+        except BlockingIOError:
+            return
+        if signal.SIGTERM in numbers and os.path.exists(self._path(places.CANCEL)):
+            self._stop("cancelled", CANCEL_GRACE)
+
+    def _stop(self, reason: str, grace: float) -> None:
+        """Begin to end the task: TERM now, KILL after `grace` seconds."""
+        if self.reason or self.status is not None:
+            return
+        self.reason = reason
+        self._signal(signal.SIGTERM)
+        self.kill_at = time.monotonic() + grace
+
+    def _finished(self) -> bool:
+        """Reap what there is and push on what is due; true once no descendant is left."""
+        alive = self._reap()
+        now = time.monotonic()
+        if self.status is None:
+            if now >= self.limit_at:
+                self.limit_at = float("inf")
+                self._stop("timeout", CANCEL_GRACE)
+        elif alive and self.kill_at == float("inf"):
+            self._signal(signal.SIGTERM)
+            self.kill_at = now + float(self.order.get("linger") or 1.0)
+        if alive and now >= self.kill_at:
+            self._signal(signal.SIGKILL)
+            self.kill_at = now + RETRY_KILL
+        return not alive
+
+    def _reap(self) -> bool:
+        """Wait for every child that has ended; true while any is left."""
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return False
+            if pid == 0:
+                return True
+            if pid == self.crew.pid:
+                self.status, self.usage = status, usage
+
+    def _signal(self, number: int) -> None:
+        if platforms.LINUX:
+            platforms.send_signal(platforms.descendants(os.getpid()), number)
+        elif self.status is None:
+            platforms.send_signal([self.crew.pid], number)
+
+    def _outcome(self) -> "Dict[str, Any]":
+        report = places.read_json(self._path(worker.REPORT)) or {}
+        code, number = _exit_of(self.status)
+        ended = outcome(report.get("status", "failed"), report.get("error"))
+        if not report or code or number:
+            ended = self._abnormal(code, number)
+        ended["result"] = report.get("result")
+        ended["exit_code"], ended["exit_signal"] = code, number or None
+        ended["stdout"], ended["stderr"] = self.crew.stdout.total, self.crew.stderr.total
+        ended["record"] = self._figures(report)
+        return ended
+
+    def _abnormal(self, code: "Optional[int]", number: int) -> "Dict[str, Any]":
+        if self.reason == "cancelled":
+            return outcome("cancelled")
+        if self.reason == "timeout":
+            text = "ran longer than its time limit of %g s" % float(self.order["time_limit"])
+            return outcome("timeout", {"class": "TimeLimitExceeded", "text": text})
+        if number:
+            text = "was killed by %s" % signal_name(number)
+            if number == signal.SIGKILL:
+                text += " (the kernel does that to the largest process when memory runs out)"
+            return outcome("killed", {"class": "TaskDied", "text": text})
+        return outcome("failed", {"class": "TaskDied", "text": "exited %s without a result" % code})
+
+    def _figures(self, report: "Dict[str, Any]") -> "Dict[str, Any]":
+        """The record's far part: the call, the phases, and the whole worker by wait4."""
+        figures = dict(report.get("call") or {})
+        marked = 0.0
+        for name, cost in (report.get("phases") or {}).items():
+            marked += cost["cpu_s"]
+            figures["phase_%s_wall_s" % name] = cost["wall_s"]
+            figures["phase_%s_cpu_s" % name] = cost["cpu_s"]
+        if self.usage is not None:
+            figures["cpu_total_s"] = meter.seconds(self.usage)
+            if report:
+                figures["phase_exit_cpu_s"] = max(0.0, figures["cpu_total_s"] - marked)
+        figures["phase_queue_wall_s"] = max(0.0, self.woken - float(self.order["queued"]))
+        for name in ("started", "finished"):
+            figures[name] = report.get(name)
+        return figures
+
+    def _publish(self, ended: "Dict[str, Any]") -> None:
+        places.publish(self._path(places.OUTCOME), json.dumps(ended).encode())
+        for slot in self.order["slots"]:
+            os.close(slot)
+        self._tell(b"o")
+
+    def _tell(self, word: bytes) -> None:
+        """Wake the agent, which may be gone."""
+        if not self.agent_gone:
+            try:
+                self.control.send(word, socket.MSG_DONTWAIT)
+            except OSError as error:
+                self.agent_gone = error.errno != errno.EAGAIN
+
+
+def outcome(status: str, error: "Optional[Dict[str, Any]]" = None) -> "Dict[str, Any]":
+    """Return an outcome that has no more to tell than how the task ended."""
+    blank = {"result": None, "exit_code": None, "exit_signal": None, "stdout": 0, "stderr": 0, "record": {}}
+    return dict(blank, status=status, error=error)
+
+
+def _exit_of(status: "Optional[int]") -> "Tuple[Optional[int], int]":
+    if status is None:
+        return None, 0
+    if os.WIFSIGNALED(status):
+        return None, os.WTERMSIG(status)
+    return os.WEXITSTATUS(status), 0
+
+
+def signal_name(number: int) -> "Optional[str]":
+    """Return SIGKILL for 9, and so on; None for 0."""
+    try:
+        return signal.Signals(number).name if number else None
+    except ValueError:
+        return "signal %d" % number
+
+

@@ -1,0 +1,127 @@
+"""A task directory read from outside: what state it is in, and how one that died is closed.
+
+Owns the attach table. Everything here works from the disk alone, so any agent can answer for
+any task of this user, also for one that another agent started.
+"""
+
+import json
+import os
+import signal
+import struct
+import time
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+from . import places, platforms, pump, supervisor, wire
+
+ENDED, RUNNING, DIED, WAITING, UNKNOWN = "ended", "running", "died", "waiting", "unknown"
+_LENGTH = struct.Struct("!I")
+_HEAD_MAX = wire.MAX_HEADER
+
+
+def state(directory: str) -> str:
+    """Return where the task stands; the order of the questions is the attach table's."""
+    if _has(directory, places.OUTCOME):
+        return ENDED
+    if places.is_locked(os.path.join(directory, places.LOCK)):
+        return RUNNING
+    if _has(directory, places.OUTCOME):  # published while we looked at the lock
+        return ENDED
+    if _has(directory, places.STARTED):
+        return DIED
+    return WAITING if _has(directory, places.REQUEST) else UNKNOWN
+
+
+def _has(directory: str, name: str) -> bool:
+    return os.path.exists(os.path.join(directory, name))
+
+
+def close_dead(directory: str) -> None:
+    """Publish what became of a task whose supervisor is gone, and kill what is left of it."""
+    started = places.read_json(os.path.join(directory, places.STARTED)) or {}
+    here = places.machine()[1]
+    if started.get("boot") != here:
+        text = "was running when its machine rebooted"
+    else:
+        text = "lost its supervisor, which something killed"
+        session = started.get("session")
+        if isinstance(session, int) and session > 1:
+            platforms.send_signal(platforms.session_members(session), signal.SIGKILL)
+    ended = supervisor.outcome("killed", {"class": "TaskDied", "text": text})
+    for name in (places.STDOUT, places.STDERR):
+        ended[name] = _size(os.path.join(directory, name))
+    finish(directory, ended)
+
+
+def finish(directory: str, ended: "Dict[str, Any]") -> None:
+    """Publish an outcome, unless there is one: the first stays."""
+    places.publish(os.path.join(directory, places.OUTCOME), json.dumps(ended).encode())
+
+
+def _size(path: str) -> int:
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def head_bytes(head: "Dict[str, Any]") -> bytes:
+    """Return the beginning of a request file: what the agent has to know of the task."""
+    text = json.dumps(head).encode()
+    return _LENGTH.pack(len(text)) + text
+
+
+def read_head(directory: str) -> "Optional[Dict[str, Any]]":
+    """Return what the agent has to know of a waiting task; None if there is no request."""
+    content = places.read(os.path.join(directory, places.REQUEST), _HEAD_MAX + _LENGTH.size)
+    if not content or len(content) < _LENGTH.size:
+        return None
+    size = _LENGTH.unpack_from(content)[0]
+    try:
+        head = json.loads(content[_LENGTH.size : _LENGTH.size + size].decode())
+    except ValueError:
+        return None
+    return head if isinstance(head, dict) and places.is_key(head.get("key")) else None
+
+
+def every(base: str) -> "Iterator[Tuple[str, str]]":
+    """Yield (key, directory) of each task directory in the spool."""
+    root = os.path.join(base, "tasks")
+    for name in sorted(os.listdir(root)):
+        if places.is_key(name):
+            yield name, os.path.join(root, name)
+
+
+def expire(base: str) -> None:
+    """Remove what nobody has fetched for a week: ended tasks, empty claims, client numbers."""
+    limit = time.time() - places.KEEP_SECONDS
+    for _, directory in every(base):
+        try:
+            old = os.lstat(directory).st_mtime < limit
+        except OSError:
+            continue
+        if old and state(directory) in (ENDED, UNKNOWN):
+            places.remove_tree(directory)
+    clients = os.path.join(base, "clients")
+    for name in os.listdir(clients):
+        path = os.path.join(clients, name)
+        if os.lstat(path).st_mtime < limit:
+            os.unlink(path)
+
+
+def delivery(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[bytes]":
+    """Yield the frames that tell a client all of an ended task: output, result, outcome last."""
+    ended = places.read_json(os.path.join(directory, places.OUTCOME))
+    if ended is None:
+        ended = supervisor.outcome(
+            "failed", {"class": "TaskDied", "text": "left an outcome that cannot be read"}
+        )
+    for number, name in enumerate((places.STDOUT, places.STDERR)):
+        path = os.path.join(directory, name)
+        for offset, data in pump.read_stream(path, int(ended[name]), have[number]):
+            yield wire.encode(wire.STREAM, task, {"fd": number + 1, "offset": offset}, data)
+    if ended["result"]:
+        yield wire.encode(wire.RESULT, task, {"parts": ended["result"]})
+        with open(os.path.join(directory, places.RESULT), "rb") as file:
+            for data in iter(lambda: file.read(wire.MAX_BODY), b""):
+                yield wire.encode(wire.DATA, task, body=data)
+    yield wire.encode(wire.OUTCOME, task, body=json.dumps(ended).encode()[: wire.MAX_BODY])

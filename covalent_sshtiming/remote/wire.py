@@ -1,0 +1,125 @@
+"""Frames: the only language the two ends speak, and both ends import this one file.
+
+A frame is a 12-byte head (version, type, JSON length, task number, body length), a small JSON
+object and raw bytes. The task number is the client's short name for a task on this connection;
+0 is the connection itself. The decoder is total: any bytes give frames or `ProtocolError`, and
+it never holds more than one whole frame beyond what it was just fed.
+"""
+
+import json
+import struct
+from typing import Any, Dict, Iterator, NamedTuple
+
+VERSION = 1
+MAX_HEADER = 0xFFFF  # bytes of JSON in one frame
+MAX_BODY = 64 * 1024  # bytes of body in one frame
+
+HELLO = 1  # both: who is speaking
+SUBMIT = 2  # client: claim a key; the body begins the request
+DATA = 3  # both: more of the request, or of the result
+END = 4  # client: the request is whole; its SHA-256
+ACCEPTED = 5  # agent: the request is safe on disk
+ATTACH = 6  # client: tell me of this key
+UNKNOWN = 7  # agent: nothing is known of it
+CANCEL = 8  # client: stop it
+STREAM = 9  # agent: output of the task, by stream offset
+RESULT = 10  # agent: a result follows, in parts of these sizes
+OUTCOME = 11  # agent: the task has ended; JSON in the body
+ACK = 12  # client: all is safe here; agent: forgotten
+REFUSED = 13  # agent: the request could not be stored
+PING = 14
+PONG = 15
+
+NAMES = {
+    HELLO: "hello",
+    SUBMIT: "submit",
+    DATA: "data",
+    END: "end",
+    ACCEPTED: "accepted",
+    ATTACH: "attach",
+    UNKNOWN: "unknown",
+    CANCEL: "cancel",
+    STREAM: "stream",
+    RESULT: "result",
+    OUTCOME: "outcome",
+    ACK: "ack",
+    REFUSED: "refused",
+    PING: "ping",
+    PONG: "pong",
+}
+
+_HEAD = struct.Struct("!BBHII")
+HEAD_SIZE = _HEAD.size
+
+
+class ProtocolError(ValueError):
+    """The bytes are not ours; nothing after them on this connection can be trusted."""
+
+
+class Frame(NamedTuple):
+    """One frame: its type, the task it concerns, its JSON object and its raw bytes."""
+
+    type: int
+    task: int
+    header: Dict[str, Any]
+    body: bytes
+
+
+def encode(kind: int, task: int = 0, header: "Dict[str, Any]" = {}, body: bytes = b"") -> bytes:  # noqa: B006 - never written to
+    """Return the bytes of one frame; raises ValueError where a bound is exceeded."""
+    text = json.dumps(header, separators=(",", ":")).encode() if header else b""
+    if len(text) > MAX_HEADER or len(body) > MAX_BODY:
+        raise ValueError("frame too large: %d bytes of header, %d of body" % (len(text), len(body)))
+    return b"".join((_HEAD.pack(VERSION, kind, len(text), task, len(body)), text, body))
+
+
+class Decoder:
+    """Turns a stream of bytes, fed in pieces of any size, into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> "Iterator[Frame]":
+        """Add `data` and yield each frame that is whole; raises ProtocolError."""
+        self._buffer += data
+        at = 0
+        try:
+            while len(self._buffer) - at >= HEAD_SIZE:
+                version, kind, header_size, task, body_size = _HEAD.unpack_from(self._buffer, at)
+                _check_head(version, kind, body_size)
+                body_at = at + HEAD_SIZE + header_size
+                end = body_at + body_size
+                if len(self._buffer) < end:
+                    break
+                header = _header(bytes(self._buffer[at + HEAD_SIZE : body_at]))
+                body = bytes(self._buffer[body_at:end])
+                at = end
+                yield Frame(kind, task, header, body)
+        finally:
+            del self._buffer[:at]
+
+    @property
+    def pending(self) -> int:
+        """Bytes held back because their frame is not whole yet."""
+        return len(self._buffer)
+
+
+def _check_head(version: int, kind: int, body_size: int) -> None:
+    if version != VERSION:
+        raise ProtocolError("frame version %d, not %d" % (version, VERSION))
+    if kind not in NAMES:
+        raise ProtocolError("frame of unknown type %d" % kind)
+    if body_size > MAX_BODY:
+        raise ProtocolError("frame body of %d bytes, over %d" % (body_size, MAX_BODY))
+
+
+def _header(text: bytes) -> "Dict[str, Any]":
+    if not text:
+        return {}
+    try:
+        header = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("frame header is not JSON") from error
+    if not isinstance(header, dict):
+        raise ProtocolError("frame header is not a JSON object")
+    return header

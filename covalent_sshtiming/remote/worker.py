@@ -1,0 +1,297 @@
+"""The worker: the process that runs the user's function, from the request to the result on disk.
+
+Owns its standing (directory, environment, umask, streams), the order of Covalent's own wrapper
+(hooks before, load, call, hooks after, dump) and a mark at every boundary. It leaves two files in
+the task directory, `result` where there is one and `report` always, and ends by `os._exit`: no
+atexit, no joining of what the user left behind. The supervisor makes the outcome of it.
+"""
+
+import json
+import os
+import platform
+import random
+import sys
+import time
+import traceback
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
+
+from . import hooks, meter, places
+
+REPORT = "report"
+TRACEBACK_CHARS = 16000
+TEXT_CHARS = 4000
+SHORT_STRING = 64 * 1024  # a bytes result longer than this is not spelt out; see _string_of
+
+
+class TooLarge(Exception):
+    """The pickled result passed the cap."""
+
+
+class Phases:
+    """The marks: which phase runs now, and what each one that has ended cost."""
+
+    def __init__(self, woken: float) -> None:
+        self.name = "start"
+        self.costs = {}  # type: Dict[str, Dict[str, float]]
+        self.call = {}  # type: Dict[str, Any]
+        # CPU since the fork, which is all this process has used; wall time since it was woken.
+        self._last = meter.snapshot()._replace(wall=woken, own=_NOTHING, children=_NOTHING)
+
+    def enter(self, name: str) -> None:
+        """End the running phase and begin `name`, in one mark."""
+        mark = meter.snapshot()
+        self.costs[self.name] = meter.phase(self._last, mark)
+        if self.name == "call":
+            self.call = meter.call_figures(self._last, mark)
+        self.name = name
+        self._last = mark
+
+
+class _Nothing:
+    """A struct_rusage of zeros, the state of a process at its fork."""
+
+    ru_utime = ru_stime = 0.0
+
+
+_NOTHING = _Nothing()  # type: Any
+
+
+class Request:
+    """The request file: the spec, and each pickled part at its offset."""
+
+    def __init__(self, path: str) -> None:
+        self._file = open(path, "rb")  # noqa: SIM115 - closed by close(), parts are read lazily
+        self._skip_head()
+        self.spec = json.loads(self._file.read(self._number()).decode("utf-8"))  # type: Dict[str, Any]
+        self._at = self._file.tell()
+
+    def _number(self) -> int:
+        return int.from_bytes(self._file.read(4), "big")
+
+    def _skip_head(self) -> None:
+        self._file.seek(4 + self._number())
+
+    def take(self, size: int) -> "Callable[[], Any]":
+        """Return a function that unpickles the next `size` bytes."""
+        at, self._at = self._at, self._at + size
+
+        def load() -> Any:
+            import cloudpickle
+
+            self._file.seek(at)
+            return cloudpickle.load(self._file)
+
+        return load
+
+    def close(self) -> None:
+        """Let go of the file, which is already gone from the directory."""
+        self._file.close()
+
+
+def run(directory: str, spool: str, mask: int) -> None:
+    """Run the task in `directory` to its report; never raises, never returns to the caller's loop."""
+    phases = Phases(time.monotonic())
+    report = {"status": "failed"}  # type: Dict[str, Any]
+    started = time.time()
+    owner = os.getpid()
+    try:
+        os.umask(0o077)
+        request = Request(os.path.join(directory, places.REQUEST))
+        os.unlink(os.path.join(directory, places.REQUEST))
+        _stand(request.spec, mask)
+        report = _perform(request, phases, directory, spool)
+    except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is an outcome
+        _end_if_copy(owner, error)
+        report["error"] = describe(error, phases.name)
+    phases.enter("exit")
+    _flush()
+    report.update(phases=phases.costs, call=phases.call, started=started, finished=time.time())
+    places.replace(os.path.join(directory, REPORT), json.dumps(report).encode())
+
+
+def _end_if_copy(owner: int, error: "Optional[BaseException]" = None) -> None:
+    """End here if this is a fork that the user's function made and let return into our code."""
+    if os.getpid() == owner:
+        return
+    _flush()
+    code = error.code if isinstance(error, SystemExit) else bool(error)
+    os._exit(code if isinstance(code, int) else 1)
+
+
+def _stand(spec: "Dict[str, Any]", mask: int) -> None:
+    """Take up the place in which the user's code expects to run."""
+    workdir = os.path.join(os.path.expanduser("~"), os.path.expanduser(spec["workdir"]))
+    if spec["unique"]:
+        workdir = os.path.join(workdir, spec["dispatch_id"], "node_%s" % spec["node_id"])
+    os.umask(mask)
+    os.makedirs(workdir, exist_ok=True)
+    os.chdir(workdir)
+    os.environ.update(spec["env"])
+    os.environ["PWD"] = workdir
+    random.seed()
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc] # Final only to type checkers
+
+
+def _perform(request: Request, phases: Phases, directory: str, spool: str) -> "Dict[str, Any]":
+    """Go through the phases in the order of Covalent's wrapper; return the report's beginnings."""
+    spec = request.spec
+    load_function = request.take(spec["function_size"])
+    load_args = [request.take(size) for size in spec["args"]]
+    load_kwargs = [(name, request.take(size)) for name, size in spec["kwargs"]]
+    before = [(hook, [request.take(size) for size in hook["parts"]]) for hook in spec["before"]]
+    after = [(hook, [request.take(size) for size in hook["parts"]]) for hook in spec["after"]]
+
+    phases.enter("before")
+    injected = _run_hooks(before, spool)
+    phases.enter("load")
+    _forget_import_caches()
+    function = load_function()
+    args = [load() for load in load_args]
+    kwargs = {name: load() for name, load in load_kwargs}
+    kwargs.update(injected)
+    phases.enter("call")
+    owner = os.getpid()
+    value = function(*args, **kwargs)
+    phases.enter("after")
+    _end_if_copy(owner)
+    _run_hooks(after, spool)
+    request.close()
+    phases.enter("dump")
+    return _dump(value, os.path.join(directory, places.RESULT), int(spec["max_result_bytes"]))
+
+
+def _run_hooks(steps: "List[Tuple[Dict[str, Any], List[Any]]]", spool: str) -> "Dict[str, Any]":
+    values = {}  # type: Dict[str, List[Any]]
+    for hook, parts in steps:
+        value = hooks.run(hook, lambda index, parts=parts: parts[index](), spool)  # type: ignore[misc] # a bound default
+        if hook["retval"]:
+            values.setdefault(hook["retval"], []).append(value)
+    return hooks.collect(values)
+
+
+def _forget_import_caches() -> None:
+    """Let what a hook has just installed be found."""
+    import importlib
+
+    importlib.invalidate_caches()
+
+
+class _Capped:
+    """A file that refuses to grow past a cap; for the pickler, which only writes."""
+
+    def __init__(self, file: BinaryIO, cap: int) -> None:
+        self._file = file
+        self._left = cap
+
+    def write(self, data: bytes) -> int:
+        """Write `data`, or raise TooLarge."""
+        size = len(memoryview(data).cast("B")) if not isinstance(data, bytes) else len(data)
+        self._left -= size
+        if self._left < 0:
+            raise TooLarge
+        return self._file.write(data)
+
+
+def _dump(value: Any, path: str, cap: int) -> "Dict[str, Any]":
+    """Write header, string and pickle of the result; return the report of it."""
+    import cloudpickle
+
+    header = json.dumps(_header_of(value, cloudpickle.__version__)).encode("utf-8")
+    string = _string_of(value).encode("utf-8", "backslashreplace")
+    temporary = path + ".tmp"
+    with open(temporary, "wb") as file:
+        file.write(header)
+        file.write(string)
+        try:
+            cloudpickle.Pickler(_Capped(file, cap)).dump(value)
+        except (TooLarge, OSError, MemoryError) as error:
+            return {"status": "failed", "error": _dump_error(error, path, cap)}
+        except Exception as error:
+            text = "a result of type %s cannot be pickled: %s" % (type(value).__name__, _text(error))
+            return {"status": "failed", "error": _error("ResultError", text, error)}
+        size = file.tell()
+    os.rename(temporary, path)
+    parts = [len(header), len(string), size - len(header) - len(string)]
+    return {"status": "completed", "result": parts}
+
+
+def _dump_error(error: BaseException, path: str, cap: int) -> "Dict[str, Any]":
+    if isinstance(error, TooLarge):
+        return _error("ResultTooLarge", "the pickled result is larger than %d bytes" % cap, None)
+    return _error("TransferError", "the result could not be written to %s: %s" % (path, _text(error)), None)
+
+
+def _header_of(value: Any, cloudpickle_version: str) -> "Dict[str, Any]":
+    """Describe the value as Covalent's TransportableObject does."""
+    attributes = {"doc": getattr(value, "__doc__", ""), "name": getattr(value, "__name__", "")}
+    return {
+        "py_version": platform.python_version(),
+        "cloudpickle_version": cloudpickle_version,
+        "attrs": {key: v if isinstance(v, str) or v is None else "" for key, v in attributes.items()},
+    }
+
+
+def _string_of(value: Any) -> str:
+    """Return `str(value)`, which Covalent shows and, for sublattices, reads.
+
+    Only exact bytes are shortened, which are never read back: spelt out they are up to four
+    times the result itself.
+    """
+    if type(value) in (bytes, bytearray) and len(value) > SHORT_STRING:
+        return "%s of %d bytes, beginning %s" % (type(value).__name__, len(value), bytes(value[:64]))
+    try:
+        return str(value)
+    except Exception:
+        return "<%s that cannot be shown>" % type(value).__name__
+
+
+def describe(error: BaseException, phase: str) -> "Dict[str, Any]":
+    """Describe what ended a task, in plain text and a class the near end knows."""
+    if isinstance(error, hooks.PipUnusable):
+        return _error("RemoteEnvError", str(error), None)
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        found = _error("RemoteEnvError", _text(error), error)
+        found["module"] = error.name.split(".")[0]
+        return found
+    if phase == "start":
+        return _error("TransferError", _text(error), error)
+    if isinstance(error, hooks.HookFailed):
+        return _error("TaskFailed", str(error), None)
+    return _error("TaskFailed", _text(error), error)
+
+
+def _error(kind: str, text: str, error: "Optional[BaseException]") -> "Dict[str, Any]":
+    return {"class": kind, "text": text[:TEXT_CHARS], "traceback": _traceback(error) if error else ""}
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return "%s: %s" % (type(error).__name__, error)
+    except Exception:
+        return "%s (its text cannot be shown)" % type(error).__name__
+
+
+def _traceback(error: BaseException) -> str:
+    """Format the traceback without this package's own frames, head and tail if it is long."""
+    own = os.path.dirname(os.path.abspath(__file__))
+    tb = error.__traceback__
+    while tb is not None and os.path.abspath(tb.tb_frame.f_code.co_filename).startswith(own):
+        tb = tb.tb_next
+    try:
+        text = "".join(traceback.format_exception(type(error), error, tb))
+    except Exception:
+        text = _text(error)
+    if len(text) > TRACEBACK_CHARS:
+        text = text[: TRACEBACK_CHARS // 2] + "\n[...]\n" + text[-TRACEBACK_CHARS // 2 :]
+    return text
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except Exception:  # noqa: S110 - the user may have closed or replaced it
+            pass

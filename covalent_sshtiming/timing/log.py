@@ -1,0 +1,228 @@
+"""The local timing log: appending records to it, and reading them back.
+
+Several dispatchers may share one log, disks fill up and processes are killed in mid-write. So a
+record is one line, written at once under a lock; a line that does not fit is taken back, and one
+that somebody else left unfinished is closed before ours begins. Everything here blocks: call it
+from a thread, never from an event loop.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from glob import escape
+from pathlib import Path
+
+from covalent_sshtiming.errors import ConfigError
+from covalent_sshtiming.timing.record import TimingRecord
+
+LOCK_WAIT_S = 5.0
+_LOCK_POLL_S = 0.001
+_ROTATIONS = 3
+_RECORD_SUFFIXES = {".jsonl", ".ndjson"}
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
+_ADVICE = {
+    errno.EISDIR: "Name a file in that directory",
+    errno.ENOTDIR: "One of the directories above it is a file; choose another place",
+    errno.ENOSPC: "Free some space there, or choose another place",
+    errno.EDQUOT: "Free some space there, or choose another place",
+}
+# A shard belongs to one process, so what has to be kept apart there is its threads.
+_shard_lock = threading.Lock()
+
+
+class TimingLog:
+    """A log that records are added to.
+
+    A name in `.jsonl` or `.ndjson` is a file of records. Any other name is a file of sentences,
+    one for each electron whose CPU time is known, with the records in `<name>.jsonl` beside it.
+
+    Attributes:
+        path: the file that was asked for.
+        records: the file that the records go to.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, fsync: bool = False, lock_wait_s: float = LOCK_WAIT_S
+    ) -> None:
+        self.path = _expanded(path)
+        self.records = records_path(path)
+        self._fsync = fsync
+        self._lock_wait_s = lock_wait_s
+
+    def check_writable(self) -> None:
+        """Make sure, before a task is submitted, that its record will have a place to go.
+
+        Raises:
+            ConfigError: if the log, or the file of records beside it, cannot be opened.
+        """
+        for path in dict.fromkeys((self.path, self.records)):
+            try:
+                # Whatever stands where the directory should be, opening the file explains it better.
+                with suppress(FileExistsError):
+                    path.parent.mkdir(parents=True)
+                with _opened(path):
+                    pass
+            except (OSError, ValueError) as error:  # ValueError: a NUL in the path
+                raise _refusal(path, error) from error
+
+    def append(self, record: TimingRecord) -> None:
+        """Add a record, and its sentence where there is one.
+
+        Raises:
+            OSError: if it could not be written whole. It names the file, and the log is as before.
+        """
+        self._add(self.records, record.to_json())
+        if self.path != self.records and record.kind == "electron" and (sentence := record.sentence()):
+            self._add(self.path, sentence)
+
+    def _add(self, path: Path, line: str) -> None:
+        try:
+            with _held(path, self._lock_wait_s) as fd:
+                _write_line(fd, line.encode() + b"\n", fsync=self._fsync)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
+
+
+@dataclass(frozen=True, slots=True)
+class LogPage:
+    """What a log holds: its records in the order of writing, and how many lines were none."""
+
+    records: list[TimingRecord]
+    bad_lines: int
+
+
+def read_log(path: str | os.PathLike[str]) -> LogPage:
+    """Read a log, given either of its two names, together with its shards.
+
+    What follows the last newline is still being written, or was cut off, and is left alone.
+
+    Raises:
+        FileNotFoundError: if nothing was ever logged there. It names the file that was looked for.
+    """
+    records: list[TimingRecord] = []
+    bad_lines = 0
+    for line in _lines(records_path(path)):
+        try:
+            records.append(TimingRecord.from_json(line.decode()))
+        except ValueError:
+            bad_lines += 1
+    return LogPage(records, bad_lines)
+
+
+def records_path(path: str | os.PathLike[str]) -> Path:
+    """The file of records that belongs to a log of this name."""
+    log = _expanded(path)
+    return log if log.suffix.lower() in _RECORD_SUFFIXES else log.parent / f"{log.name}.jsonl"
+
+
+def _lines(main: Path) -> Iterator[bytes]:
+    """Every finished line of a file of records and of its shards."""
+    shards = sorted(main.parent.glob(f"{escape(main.name)}.*.[0-9]*{main.suffix}"))
+    for path in [main, *shards] if main.exists() else shards or [main]:
+        with path.open("rb") as file:
+            yield from (line for line in file if line.endswith(b"\n") and not line.isspace())
+
+
+def _expanded(path: str | os.PathLike[str]) -> Path:
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"The timing log {os.fspath(path)!r} is in the home directory of a user that this machine "
+            "does not know. Write the path out in full."
+        ) from error
+
+
+def _refusal(path: Path, error: OSError | ValueError) -> ConfigError:
+    cause, code = (error.strerror, error.errno) if isinstance(error, OSError) else (str(error), None)
+    advice = _ADVICE.get(code or 0, "Name a file that this user may create and write")
+    return ConfigError(
+        f"The timing log {str(path)!r} cannot be opened for appending: {cause}. "
+        f"{advice}; nothing was submitted."
+    )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor to append by, and to look back with at how the last line ends."""
+    # Some devices make an open wait for ever, and O_NONBLOCK lets them be refused instead. O_APPEND
+    # keeps us off the lines of writers that know nothing of our lock.
+    fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _held(path: Path, wait_s: float) -> Iterator[int]:
+    """A descriptor that nobody else writes to: the log's, or where that fails our own shard's."""
+    for _ in range(_ROTATIONS):
+        with _opened(path) as fd:
+            if not _lock(fd, wait_s):
+                break
+            # A rotation may have renamed the file while we waited; then the name has a new one.
+            if _is_at(fd, path):
+                yield fd
+                return
+    with _shard_lock, _opened(_shard(path)) as fd:
+        yield fd
+
+
+def _lock(fd: int, wait_s: float) -> bool:
+    """Take the lock that closing gives back; False where there is none to be had.
+
+    The wait is bounded, because a stopped process that holds the lock must not stop a workflow.
+    """
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_LOCK_POLL_S)
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return False
+            raise
+        else:
+            return True
+
+
+def _is_at(fd: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(fd), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _shard(path: Path) -> Path:
+    return path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}{path.suffix}")
+
+
+def _write_line(fd: int, line: bytes, *, fsync: bool) -> None:
+    """Write a line whole or not at all, on a line of its own."""
+    end = os.lseek(fd, 0, os.SEEK_END)
+    torn = end > 0 and os.pread(fd, 1, end - 1) != b"\n"
+    rest = b"\n" + line if torn else line
+    try:
+        # One write, as a rule. After a short one the next says why, and then nothing stays.
+        while rest:
+            rest = rest[os.write(fd, rest) :]
+        if fsync:
+            os.fsync(fd)
+    except OSError:
+        with suppress(OSError):
+            os.ftruncate(fd, end)
+        raise

@@ -1,0 +1,98 @@
+"""Fixtures: a real OpenSSH server, a real Covalent server, and proof that nothing is left running."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from support import leftovers
+
+from covalent_sshtiming.demo.dispatcher import Dispatcher
+from covalent_sshtiming.demo.dispatcher import dispatcher as private_dispatcher
+from covalent_sshtiming.demo.run import base_python
+from covalent_sshtiming.demo.sshserver import SSHServer, find_sshd, ssh_server
+
+leftovers.mark()
+
+# Tests install packages on the far side, where HOME is another one: the user's pip configuration goes along.
+_PIP_FILES = (".config/pip/pip.conf", ".pip/pip.conf", "Library/Application Support/pip/pip.conf")
+_PIP_FILE = next((path for path in (Path.home() / name for name in _PIP_FILES) if path.exists()), None)
+if _PIP_FILE:
+    os.environ.setdefault("PIP_CONFIG_FILE", str(_PIP_FILE))
+
+
+def require_sshd() -> None:
+    """Skip where there is no OpenSSH server; fail where SSHTIMING_REQUIRE_SSHD=1 asks for it."""
+    if find_sshd():
+        return
+    if os.environ.get("SSHTIMING_REQUIRE_SSHD") == "1":
+        pytest.fail("OpenSSH's sshd is missing, and SSHTIMING_REQUIRE_SSHD=1 asks for it.")
+    pytest.skip("OpenSSH's sshd is not installed")
+
+
+def remote_environment() -> dict[str, str]:
+    """Return the variables of every remote session: PATH with our own Python, pip's, the marker."""
+    path = f"{Path(base_python()).parent}:/usr/local/bin:/usr/bin:/bin"
+    passed = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    return {"PATH": path, **passed, leftovers.MARKER: os.environ[leftovers.MARKER]}
+
+
+def executor_settings(server: SSHServer, spool: Path) -> dict[str, Any]:
+    """Return the [executors.sshtiming] table that reaches a private SSH server."""
+    return {"hostname": server.host, **server.settings(), "remote_spool": str(spool)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_running() -> Iterator[None]:
+    """Fail where a test, or a fixture, has left a process behind; and end it."""
+    yield
+    left = leftovers.leftovers()
+    words = [leftovers.describe(process) for process in left]
+    for process in left:
+        with_no_mercy(process)
+    if words:
+        pytest.fail("left running:\n" + "\n".join(words))
+
+
+def with_no_mercy(process: psutil.Process) -> None:
+    """End a process that one of our tests has started."""
+    try:
+        process.kill()
+    except psutil.NoSuchProcess:
+        return
+
+
+@pytest.fixture(scope="session")
+def short_tmp() -> Iterator[Path]:
+    """Return a directory with a short path, because that of a socket has to stay under 100 bytes."""
+    with tempfile.TemporaryDirectory(prefix="sst-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def sshd(short_tmp: Path, nothing_left_running: None) -> Iterator[SSHServer]:
+    """Return a running OpenSSH server whose sessions have a HOME of their own."""
+    require_sshd()
+    with ssh_server(short_tmp / "ssh", kind="openssh", environment=remote_environment()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def spool(short_tmp: Path) -> Path:
+    """Return the node-local place of the far side's sockets, locks and tasks."""
+    return short_tmp / "spool"
+
+
+@pytest.fixture(scope="session")
+def dispatcher(
+    sshd: SSHServer, spool: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Dispatcher]:
+    """Return a running Covalent server whose `sshtiming` executor reaches `sshd`."""
+    home = tmp_path_factory.mktemp("covalent")
+    with private_dispatcher(home, executors={"sshtiming": executor_settings(sshd, spool)}) as server:
+        yield server

@@ -1,0 +1,1 @@
+"""What several test files need: interpreters, a faulty link, clients, and a look at what is left running."""

@@ -1,0 +1,607 @@
+"""What the settings promise: where a value comes from, what is refused, and with which sentence."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import FrozenInstanceError, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import toml
+
+from covalent_sshtiming import settings
+from covalent_sshtiming.errors import ConfigError
+from covalent_sshtiming.settings import ARGUMENT, OPTIONS, SECTION, Settings, resolve
+
+HOST_TABLE = "[executors.sshtiming.hosts.build01] in covalent.conf"
+
+
+def refusal(arguments: Mapping[str, Any], section: Mapping[str, Any] | None = None) -> str:
+    """Return the sentence with which these settings are refused."""
+    with pytest.raises(ConfigError) as caught:
+        resolve(arguments, section or {})
+    return str(caught.value)
+
+
+def covalent_conf(text: str) -> dict[str, Any]:
+    """Return the plugin's section as Covalent holds it: our defaults below the user's own lines."""
+    section: dict[str, Any] = toml.loads(text)["executors"]["sshtiming"]
+    return {**settings.plugin_defaults(), **section}
+
+
+# ---------------------------------------------------------------- the table
+
+
+def test_every_field_is_an_option_and_has_a_line_of_documentation() -> None:
+    """Settings and table are one thing: each field but the label is an option with its doc."""
+    assert {row.name for row in fields(Settings)} - {"host_label"} <= OPTIONS.keys()
+    assert all(name == option.name and option.doc for name, option in OPTIONS.items())
+
+
+def test_the_names_of_covalent_ssh_plugin_are_all_known() -> None:
+    """Whoever comes from covalent-ssh-plugin finds each of its options by its name."""
+    settings.check_names(
+        [
+            "username", "hostname", "ssh_key_file", "cache_dir", "python_path", "conda_env", "remote_cache",
+            "run_local_on_ssh_fail", "remote_workdir", "create_unique_workdir", "poll_freq", "do_cleanup",
+            "retry_connect", "max_connection_attempts", "retry_wait_time",
+        ],
+        ARGUMENT,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "trip",
+    [lambda table: toml.loads(toml.dumps(table)), lambda table: json.loads(json.dumps(table))],
+    ids=["toml", "json"],
+)
+def test_plugin_defaults_survive_a_round_trip(trip: Callable[[Any], Any]) -> None:
+    """Covalent can write the defaults to TOML and JSON and gets every one of them back."""
+    defaults = settings.plugin_defaults()
+    assert trip(defaults) == defaults
+    assert type(defaults) is dict
+
+
+def test_plugin_defaults_are_fresh_each_time() -> None:
+    """Covalent merges into the dict that it gets, so nobody else may hold it or a table in it."""
+    settings.plugin_defaults()["env"]["A"] = "changed"
+    assert settings.plugin_defaults()["env"] == {}
+
+
+def test_plugin_defaults_change_nothing() -> None:
+    """A covalent.conf that holds nothing but our defaults resolves like none at all."""
+    assert resolve({"hostname": "m"}, settings.plugin_defaults()) == resolve({"hostname": "m"}, {})
+
+
+def test_what_does_nothing_is_not_offered_in_covalent_conf() -> None:
+    """Ignored and refused options stay out of a user's covalent.conf."""
+    offered = settings.plugin_defaults().keys()
+    assert OPTIONS.keys() - offered == {"cache_dir", "poll_freq", "conda_env", "run_local_on_ssh_fail"}
+
+
+def test_the_table_for_the_readme_has_a_row_for_every_option() -> None:
+    """The README's table names each option once, in four columns, with default and unit."""
+    lines = settings.markdown_table().splitlines()
+    assert len(lines) == len(OPTIONS) + 2
+    assert {line.count("|") for line in lines} == {5}
+    assert "| `connect_timeout` | `20` | seconds | Longest wait for a connection |" in lines
+    assert '| `remote_workdir` | `"covalent-workdir"` |' in settings.markdown_table()
+    assert "| `do_cleanup` | `true` |" in settings.markdown_table()
+
+
+def test_importing_the_settings_loads_neither_covalent_nor_asyncssh() -> None:
+    """The command line can read the settings without paying for Covalent."""
+    code = "import sys, covalent_sshtiming.settings; print({'covalent', 'asyncssh'} & sys.modules.keys())"
+    path = os.pathsep.join(entry for entry in sys.path if entry)
+    loaded = subprocess.check_output([sys.executable, "-c", code], env={"PYTHONPATH": path}, text=True)
+    assert loaded == "set()\n"
+
+
+# ---------------------------------------------------------------- defaults
+
+
+def test_defaults_of_a_bare_hostname() -> None:
+    """With a hostname alone everything else has its documented default, of its documented type."""
+    found = resolve({"hostname": "build01"}, {})
+    assert (found.host_label, found.hostname) == ("build01", "build01")
+    assert (found.remote_workdir, found.create_unique_workdir, found.do_cleanup) == (
+        "covalent-workdir",
+        False,
+        True,
+    )
+    assert (found.connect_timeout, found.retry_wait_time, found.linger) == (20.0, 5.0, 1.0)
+    assert (found.reconnect_timeout, found.idle_timeout) == (86400.0, 300.0)
+    assert (found.max_parallel, found.retries, found.max_connection_attempts) == (0, 0, 5)
+    assert found.max_result_bytes == 8 * 2**30
+    assert (found.env, found.time_limit, found.log_stdout, found.python_path) == ({}, None, "", "")
+
+
+@pytest.mark.parametrize("name", ["port", "username", "ssh_key_file", "known_hosts_file"])
+@pytest.mark.parametrize("unset", [None, "", 0, {}])
+def test_what_the_ssh_config_may_fill_stays_none(name: str, unset: object) -> None:
+    """Nothing said about a connection means None, so that ~/.ssh/config is asked."""
+    assert getattr(resolve({"hostname": "m", name: unset}, {name: unset}), name) is None
+
+
+def test_settings_are_frozen_and_show_no_environment() -> None:
+    """Settings cannot be changed after the check, and their repr leaks no variable."""
+    found = resolve({"hostname": "m", "env": {"TOKEN": "s3cret"}}, {})
+    assert "s3cret" not in repr(found)
+    with pytest.raises(FrozenInstanceError):
+        found.hostname = "other"  # type: ignore[misc]  # the very thing that has to fail
+
+
+def test_numbers_of_seconds_are_floats() -> None:
+    """A whole number of seconds, as TOML gives it, arrives as the float that the type promises."""
+    assert isinstance(resolve({"hostname": "m", "connect_timeout": 7}, {}).connect_timeout, float)
+
+
+@pytest.mark.parametrize(("given", "limit"), [(None, None), (0, None), (-1, None), (0.5, 0.5), (60, 60.0)])
+def test_a_time_limit_of_nothing_or_less_is_none(given: float | None, limit: float | None) -> None:
+    """Covalent's own default of -1 means no limit, like 0 and like nothing."""
+    assert resolve({"hostname": "m", "time_limit": given}, {}).time_limit == limit
+
+
+def test_an_argument_can_lift_the_time_limit_of_the_section() -> None:
+    """-1 is a value, so an electron can be freed from the limit in covalent.conf; 0 says nothing."""
+    section = {"hostname": "m", "time_limit": 60}
+    assert resolve({"time_limit": -1}, section).time_limit is None
+    assert resolve({"time_limit": 0}, section).time_limit == 60
+
+
+def test_without_retry_connect_there_is_one_attempt() -> None:
+    """retry_connect = false overrules the number of attempts."""
+    found = resolve({"hostname": "m", "retry_connect": False, "max_connection_attempts": 9}, {})
+    assert found.max_connection_attempts == 1
+
+
+# ---------------------------------------------------------------- precedence
+
+
+def test_argument_then_host_table_then_section_then_default() -> None:
+    """Each layer gives way to the one before it, option by option."""
+    section = {
+        "username": "section",
+        "port": 1,
+        "remote_cache": "/section",
+        "hosts": {"build01": {"username": "host", "port": 2}},
+    }
+    found = resolve({"hostname": "build01", "username": "argument"}, section)
+    assert (found.username, found.port, found.remote_cache, found.linger) == ("argument", 2, "/section", 1.0)
+
+
+@pytest.mark.parametrize(
+    ("argument", "host", "section", "expected"),
+    [
+        (None, None, None, True),
+        (None, None, False, False),
+        (None, True, False, True),
+        (None, False, True, False),
+        (False, True, True, False),
+        (True, False, False, True),
+    ],
+)
+def test_false_is_a_value_at_every_level(
+    argument: bool | None, host: bool | None, section: bool | None, expected: bool
+) -> None:
+    """For a switch only None says nothing; False beats what stands further out."""
+    table = {"do_cleanup": section, "hosts": {"m": {"do_cleanup": host}}}
+    assert resolve({"hostname": "m", "do_cleanup": argument}, table).do_cleanup is expected
+
+
+@pytest.mark.parametrize("unset", [None, "", 0])
+def test_an_empty_argument_leaves_the_value_to_the_server(unset: object) -> None:
+    """What a client leaves empty is taken from the server's covalent.conf."""
+    section = {"hostname": "m", "username": "ada", "port": 2200, "max_parallel": 3}
+    found = resolve(dict.fromkeys(section, unset), section)
+    assert (found.hostname, found.username, found.port, found.max_parallel) == ("m", "ada", 2200, 3)
+
+
+def test_environments_of_all_layers_add_up() -> None:
+    """Variables of argument, host and section merge; the nearer layer wins for a name they share."""
+    section = {
+        "env": {"A": "section", "B": "section", "C": "section"},
+        "hosts": {"m": {"env": {"B": "host", "C": "host", "EMPTY": ""}}},
+    }
+    found = resolve({"hostname": "m", "env": {"C": "argument"}}, section)
+    assert found.env == {"A": "section", "B": "host", "C": "argument", "EMPTY": ""}
+
+
+THREE_MACHINES = """
+[executors.sshtiming]
+username = "ada"
+
+[executors.sshtiming.hosts.laptop]
+hostname = "192.0.2.7"
+max_parallel = 2
+
+[executors.sshtiming.hosts."big.example.org"]
+port = 2222
+username = "root"
+do_cleanup = false
+
+[executors.sshtiming.hosts.cluster]
+hostname = "login.example.org"
+remote_spool = "/scratch/spool"
+env = {OMP_NUM_THREADS = "4"}
+"""
+
+
+def test_three_machines_from_three_tables() -> None:
+    """One covalent.conf describes three machines, and the hostname given picks the table."""
+    section = covalent_conf(THREE_MACHINES)
+    laptop, big, cluster = (
+        resolve({"hostname": name}, section) for name in ("laptop", "big.example.org", "cluster")
+    )
+    assert (laptop.host_label, laptop.hostname, laptop.username) == ("laptop", "192.0.2.7", "ada")
+    assert (laptop.max_parallel, laptop.port, laptop.do_cleanup) == (2, None, True)
+    assert (big.host_label, big.hostname) == ("big.example.org", "big.example.org")
+    assert (big.port, big.username, big.do_cleanup) == (2222, "root", False)
+    assert (cluster.hostname, cluster.remote_spool) == ("login.example.org", "/scratch/spool")
+    assert cluster.env == {"OMP_NUM_THREADS": "4"}
+
+
+def test_the_section_may_name_the_machine_whose_table_counts() -> None:
+    """executor="sshtiming" with a hostname in the section finds that machine's table too."""
+    found = resolve({}, {"hostname": "m", "hosts": {"m": {"port": 2200, "hostname": "192.0.2.1"}}})
+    assert (found.host_label, found.hostname, found.port) == ("m", "192.0.2.1", 2200)
+
+
+def test_an_executor_built_from_the_section_does_not_hide_the_host_table() -> None:
+    """Covalent's Class(**section) repeats the section as arguments; the host's table still beats it."""
+    section = covalent_conf(
+        '[executors.sshtiming]\nhostname = "m"\nport = 22\n'
+        "[executors.sshtiming.hosts.m]\nport = 2200\nconnect_timeout = 60\nretry_connect = false"
+    )
+    found = resolve(section, section)
+    assert (found.port, found.connect_timeout, found.max_connection_attempts) == (2200, 60.0, 1)
+
+
+def test_a_relative_log_in_the_section_is_refused_even_when_the_executor_repeats_it() -> None:
+    """A path that __init__ made absolute on the server's side is still the section's relative one."""
+    section = {"hostname": "m", "timing_filepath": "cpu.log", "hosts": {}}
+    arguments = {**section, "timing_filepath": settings.absolute_from_caller("cpu.log")}
+    assert refusal(arguments, section).startswith(f"timing_filepath ({SECTION}) is 'cpu.log'; ")
+
+
+def test_hosts_cannot_be_an_argument() -> None:
+    """Machines' tables belong to the server, and an argument says so."""
+    assert refusal({"hostname": "m", "hosts": {"m": {"port": 1}}}) == (
+        "hosts (argument of TimingSSHExecutor) is read from the server's covalent.conf only; move it there."
+    )
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("user_name", "username"),
+        ("Hostname", "hostname"),
+        ("host", "hostname"),
+        ("key_file", "ssh_key_file"),
+        ("timing_file", "timing_filepath"),
+        ("workdir", "remote_workdir"),
+    ],
+)
+def test_an_unknown_option_suggests_the_nearest(name: str, nearest: str) -> None:
+    """A misspelt option is refused with the name that was probably meant."""
+    assert refusal({"hostname": "m", name: "x"}) == (
+        f"{name} (argument of TimingSSHExecutor) is not an option: did you mean {nearest}?"
+    )
+
+
+def test_an_option_like_no_other_points_to_the_readme() -> None:
+    """Where nothing is near, the sentence says where the options are listed."""
+    assert refusal({}, {"qqq": 1}) == (
+        "qqq ([executors.sshtiming] in covalent.conf) is not an option: "
+        "remove it; the README has a table of the settings."
+    )
+
+
+@pytest.mark.parametrize("name", ["prot", "hosts"])
+def test_an_unknown_option_of_a_machine_names_its_table(name: str) -> None:
+    """A mistake in one machine's table is placed there; tables do not nest."""
+    sentence = refusal({"hostname": "build01"}, {"hosts": {"build01": {name: 22}}})
+    assert sentence.startswith(f"{name} ({HOST_TABLE}) is not an option: did you mean ")
+
+
+def test_another_machines_mistake_does_not_stop_this_one() -> None:
+    """Only the table that is used is checked."""
+    assert resolve({"hostname": "m"}, {"hosts": {"other": {"prot": 1}}}).hostname == "m"
+
+
+def test_an_unquoted_dotted_name_is_explained() -> None:
+    """TOML splits hosts.build01.example.org at its dots; nobody has to find that out alone."""
+    section = covalent_conf("[executors.sshtiming.hosts.build01.example.org]\nport = 2222")
+    assert refusal({"hostname": "build01.example.org"}, section) == (
+        "hosts.build01.example.org ([executors.sshtiming] in covalent.conf) is split at its dots; "
+        'write [executors.sshtiming.hosts."build01.example.org"] in covalent.conf, with the quotes.'
+    )
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        ({"hosts": 3}, f"hosts ({SECTION}) is 3; write a table."),
+        ({"hosts": {"build01": 3}}, f"hosts.build01 ({SECTION}) is not a table; write {HOST_TABLE}."),
+    ],
+)
+def test_hosts_that_are_no_tables_are_refused(section: dict[str, Any], sentence: str) -> None:
+    """A machine is described by a table, and hosts is a table of those."""
+    assert refusal({"hostname": "build01"}, section) == sentence
+
+
+# ---------------------------------------------------------------- values
+
+
+def test_no_hostname() -> None:
+    """Without a machine the sentence says both ways of naming one."""
+    assert refusal({}) == (
+        "no hostname: give TimingSSHExecutor(hostname=...) "
+        "or set it in [executors.sshtiming] in covalent.conf"
+    )
+
+
+@pytest.mark.parametrize("hostname", ["-oProxyCommand=x", "ada@m", "a b", "m/x", "\t"])
+def test_a_hostname_that_is_none_is_refused(hostname: str) -> None:
+    """An option in disguise, a user, a space or a path is no host name, whoever gives it."""
+    fix = "write a name, an address or an alias of ~/.ssh/config; a user goes into username."
+    assert refusal({"hostname": hostname}) == f"hostname ({ARGUMENT}) is {hostname!r}; {fix}"
+    table = {"hosts": {"build01": {"hostname": hostname}}}
+    assert refusal({"hostname": "build01"}, table) == f"hostname ({HOST_TABLE}) is {hostname!r}; {fix}"
+
+
+@pytest.mark.parametrize(
+    "hostname", ["m", "build01.example.org", "192.0.2.1", "::1", "fe80::1%eth0", "a_b", "bücher"]
+)
+def test_names_addresses_and_aliases_are_hostnames(hostname: str) -> None:
+    """Whatever may stand after Host in ~/.ssh/config or is an address is accepted as it is."""
+    assert resolve({"hostname": hostname}, {}).hostname == hostname
+
+
+@pytest.mark.parametrize("hostile", ["a\0b", "a\nb", "a\r", "\n"])
+@pytest.mark.parametrize("name", [name for name, option in OPTIONS.items() if option.kind is str and name in
+                                  {row.name for row in fields(Settings)}])  # fmt: skip
+def test_no_text_may_break_a_line(name: str, hostile: str) -> None:
+    """A NUL or a line break is refused in every text, before anything is made of it."""
+    sentence = refusal({"hostname": "m", name: hostile})
+    assert sentence == f"{name} ({ARGUMENT}) contains a line break or a NUL character; remove it."
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "sentence"),
+    [
+        ("port", "22", "is '22'; write a whole number from 1 to 65535, without quotes."),
+        ("port", 22.0, "is 22.0; write a whole number from 1 to 65535."),
+        ("port", True, "is True; write a whole number from 1 to 65535."),
+        ("port", 65536, "is 65536; write a whole number from 1 to 65535."),
+        ("port", -1, "is -1; write a whole number from 1 to 65535."),
+        ("username", 1000, "is 1000; write text in quotes."),
+        ("username", ["ada"], "is ['ada']; write text in quotes."),
+        ("python_path", {"a": 1}, "is {'a': 1}; write text in quotes."),
+        ("do_cleanup", "yes", "is 'yes'; write true or false, without quotes."),
+        ("do_cleanup", 0, "is 0; write true or false."),
+        ("create_unique_workdir", 1, "is 1; write true or false."),
+        ("connect_timeout", -0.5, "is -0.5; write a number of seconds, 0 or more."),
+        ("connect_timeout", False, "is False; write a number of seconds, 0 or more."),
+        ("connect_timeout", "20", "is '20'; write a number of seconds, 0 or more, without quotes."),
+        ("idle_timeout", float("inf"), "is inf; write a number of seconds, 0 or more."),
+        ("linger", float("nan"), "is nan; write a number of seconds, 0 or more."),
+        ("reconnect_timeout", 10**400, "is 1" + 79 * "0" + "; write a number of seconds, 0 or more."),
+        ("time_limit", float("-inf"), "is -inf; write a number of seconds."),
+        ("max_parallel", -2, "is -2; write a whole number of tasks, 0 or more."),
+        ("max_connection_attempts", -1, "is -1; write a whole number of attempts, 1 or more."),
+        ("max_result_bytes", 1e9, "is 1000000000.0; write a whole number of bytes, 0 or more."),
+        ("retries", "2", "is '2'; write a whole number of times, 0 or more, without quotes."),
+        ("env", "A=1", "is 'A=1'; write a table, without quotes."),
+    ],
+)
+def test_a_value_of_the_wrong_kind_or_size_is_refused(name: str, value: object, sentence: str) -> None:
+    """The sentence has the setting, its place, its value and what to write, in each place alike."""
+    assert refusal({"hostname": "build01", name: value}) == f"{name} ({ARGUMENT}) {sentence}"
+    assert refusal({"hostname": "build01"}, {name: value}) == f"{name} ({SECTION}) {sentence}"
+    table = {"hosts": {"build01": {name: value}}}
+    assert refusal({"hostname": "build01"}, table) == f"{name} ({HOST_TABLE}) {sentence}"
+
+
+@pytest.mark.parametrize("name", ["", "1A", "A-B", "A=B", "A B", "Ä", "A\n", "$(x)"])
+def test_a_variable_needs_a_variables_name(name: str) -> None:
+    """Names that no shell would take are refused, hostile ones among them."""
+    fix = "use letters, digits and _, with no digit in front."
+    sentence = refusal({"hostname": "m", "env": {name: "x"}})
+    assert sentence == f"env[{name!r}] ({ARGUMENT}) does not name a variable; {fix}"
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        (4, "is of type int; write text in quotes."),
+        (None, "is of type NoneType; write text in quotes."),
+        ("s3cret\nx", "contains a line break or a NUL character; remove it."),
+        ("s3cret\0", "contains a line break or a NUL character; remove it."),
+    ],
+)
+def test_a_variable_is_text_and_never_shown(value: object, wrong: str) -> None:
+    """A value of env that is refused is described, not quoted: it may be a secret."""
+    assert refusal({"hostname": "m"}, {"env": {"TOKEN": value}}) == f"env.TOKEN ({SECTION}) {wrong}"
+
+
+# ---------------------------------------------------------------- options of others
+
+
+def test_conda_env_says_what_to_do_instead() -> None:
+    """conda_env is known, not available, and has a way round."""
+    assert refusal({"hostname": "m"}, {"conda_env": "science"}) == (
+        f"conda_env ({SECTION}) is not in this version: set python_path to its Python."
+    )
+
+
+def test_run_local_on_ssh_fail_says_what_to_do_instead() -> None:
+    """A task is never run on another machine than the one that was asked for."""
+    assert refusal({"hostname": "m", "run_local_on_ssh_fail": True}) == (
+        f'run_local_on_ssh_fail ({ARGUMENT}) is not in this version: set executor="local".'
+    )
+
+
+def test_refused_options_left_empty_are_harmless() -> None:
+    """Moving over with the old plugin's defaults in place works."""
+    found = resolve({"hostname": "m"}, {"conda_env": "", "run_local_on_ssh_fail": False, "cache_dir": "/c"})
+    assert found.hostname == "m"
+
+
+def test_poll_freq_is_ignored_and_says_so_once(caplog: pytest.LogCaptureFixture) -> None:
+    """poll_freq costs one warning a process, not one a task."""
+    settings._warn_once.cache_clear()
+    with caplog.at_level(logging.WARNING, logger="covalent_sshtiming.settings"):
+        resolve({"hostname": "m", "poll_freq": 15}, {})
+        resolve({"hostname": "m"}, {"poll_freq": 30})
+    assert [record.getMessage() for record in caplog.records] == [
+        "poll_freq is ignored: the machine itself tells when a task has ended."
+    ]
+
+
+# ---------------------------------------------------------------- paths
+
+PATHS = ["ssh_key_file", "known_hosts_file", "timing_filepath"]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_tilde_is_the_servers_home(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """~ in a local path is expanded when the task runs, in arguments as in covalent.conf."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    expected = str(tmp_path / "x")
+    assert getattr(resolve({"hostname": "m"}, {name: "~/x"}), name) == expected
+    assert getattr(resolve({"hostname": "m", name: "~/x"}, {}), name) == expected
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("path", ["x", "./x", "../x", "~no-such-user/x"])
+def test_a_relative_path_in_covalent_conf_is_refused(name: str, path: str) -> None:
+    """The server's directory is nobody's choice, so a path relative to it is an error."""
+    fix = "write an absolute path, or one that begins with ~/."
+    assert refusal({"hostname": "m"}, {name: path}) == f"{name} ({SECTION}) is {path!r}; {fix}"
+
+
+def test_an_argument_is_relative_to_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """absolute_from_caller keeps the caller's directory for a later look from elsewhere."""
+    monkeypatch.chdir(tmp_path)
+    assert settings.absolute_from_caller("./cpu.log") == str(tmp_path / "cpu.log")
+    assert settings.absolute_from_caller(Path("a") / "b") == str(tmp_path / "a" / "b")
+
+
+@pytest.mark.parametrize("path", ["", "~/cpu.log", "/var/log/cpu.log", None, 5])
+def test_what_is_not_relative_is_left_alone(path: object) -> None:
+    """Nothing set, the server's home, an absolute path and nonsense pass through __init__ unchanged."""
+    assert settings.absolute_from_caller(path) == path
+
+
+@pytest.mark.parametrize("xdg", [None, "", "relative"])
+def test_the_default_log_is_in_the_data_directory(
+    xdg: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a usable XDG_DATA_HOME the log is below ~/.local/share."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if xdg is None:
+        monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    else:
+        monkeypatch.setenv("XDG_DATA_HOME", xdg)
+    expected = tmp_path / ".local/share/covalent-sshtiming/timing.log"
+    assert settings.default_timing_log() == expected
+    assert resolve({"hostname": "m"}, {}).timing_filepath == str(expected)
+
+
+def test_the_default_log_follows_xdg_data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """XDG_DATA_HOME moves the default log."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert settings.default_timing_log() == tmp_path / "covalent-sshtiming/timing.log"
+
+
+# ---------------------------------------------------------------- covalent.conf
+
+
+@pytest.mark.parametrize("content", [None, "", "[sdk]\n", "[executors]\nlocal = {}\n"])
+def test_without_file_or_section_nothing_is_set(content: str | None, tmp_path: Path) -> None:
+    """No covalent.conf, or none that speaks of us, is an empty section."""
+    path = tmp_path / "covalent.conf"
+    if content is not None:
+        path.write_text(content)
+    assert settings.load_section(path) == {}
+
+
+def test_the_section_is_read_from_covalents_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line sees what the server sees, machines included."""
+    monkeypatch.setenv("COVALENT_CONFIG_DIR", str(tmp_path))
+    (tmp_path / "covalent.conf").write_text(THREE_MACHINES)
+    section = settings.load_section()
+    assert section["username"] == "ada"
+    assert list(section["hosts"]) == ["laptop", "big.example.org", "cluster"]
+
+
+@pytest.mark.parametrize("content", [b"a = ", b"\xff\xfe", b".="])
+def test_a_broken_file_is_named(content: bytes, tmp_path: Path) -> None:
+    """A covalent.conf that cannot be parsed is an error with its path, never a traceback."""
+    path = tmp_path / "covalent.conf"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        settings.load_section(path)
+    assert str(caught.value).startswith(f"{path} cannot be read: ")
+    assert str(caught.value).endswith("; correct the file or its permissions.")
+
+
+def test_a_directory_in_its_place_is_named(tmp_path: Path) -> None:
+    """What the system refuses to read is reported the same way."""
+    with pytest.raises(ConfigError, match="cannot be read"):
+        settings.load_section(tmp_path)
+
+
+def test_a_section_that_is_no_table_is_refused(tmp_path: Path) -> None:
+    """executors.sshtiming has to be a table."""
+    path = tmp_path / "covalent.conf"
+    path.write_text("[executors]\nsshtiming = 3\n")
+    with pytest.raises(ConfigError) as caught:
+        settings.load_section(path)
+    assert str(caught.value) == f"executors.sshtiming ({path}) is not a table; write [executors.sshtiming]."
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"COVALENT_CONFIG_DIR": "/c"},
+        {"XDG_CONFIG_DIR": "/x"},
+        {"COVALENT_CONFIG_DIR": "/c", "XDG_CONFIG_DIR": "/x"},
+    ],
+    ids=["neither", "covalent", "xdg", "both"],
+)
+def test_covalent_conf_is_where_covalent_has_it(
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our idea of the file's place agrees with Covalent's own code under every variable that it reads."""
+    for name in ("COVALENT_CONFIG_DIR", "XDG_CONFIG_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert str(settings.config_path()) == covalents_own_config_file()
+
+
+def covalents_own_config_file() -> str:
+    """Ask Covalent's module of defaults alone: importing covalent would write to the user's files."""
+    covalent = importlib.util.find_spec("covalent")
+    assert covalent is not None
+    assert covalent.origin is not None
+    place = Path(covalent.origin).parent / "_shared_files" / "defaults.py"
+    spec = importlib.util.spec_from_file_location("covalents_defaults", place)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return str(module.get_default_sdk_config()["config_file"])
