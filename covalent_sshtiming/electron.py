@@ -108,7 +108,9 @@ def _own_hooks() -> dict[str, str]:
 def _minor(version: str) -> str:
     found = re.match(r"(\d+\.\d+)", version)
     if not found:
-        raise ConfigError(f"the electron does not say which Python pickled it ({version!r}); build the workflow anew.")
+        raise ConfigError(
+            f"the electron does not say which Python pickled it ({version!r}); build the workflow anew."
+        )
     return found[1]
 
 
@@ -130,7 +132,9 @@ class ResultBuilder:
     def begin(self, parts: object) -> None:
         """Start anew with the sizes announced; raises ProtocolError or ResultTooLarge."""
         if not (
-            isinstance(parts, list) and len(parts) == 3 and all(type(size) is int and size >= 0 for size in parts)
+            isinstance(parts, list)
+            and len(parts) == 3
+            and all(type(size) is int and size >= 0 for size in parts)
         ):
             raise ProtocolError("the result was announced with sizes that make no sense")
         if parts[0] > _HEADER_MAX or max(parts[1:]) > self._max:

@@ -60,8 +60,12 @@ def error_of(outcome: Outcome, host: str, function: str) -> errors.TaskError | N
     if kind == "RemoteEnvError":
         return StartedEnvError(_missing(outcome, host, function, told, text), trace)
     if kind == "TransferError":
-        return StartedTransferError(f"{host}: {function}: {text}. Make room there, or correct its permissions.", trace)
-    verb = {"TaskFailed": "raised ", "ResultError": "returned ", "ResultTooLarge": "returned too much: "}.get(kind, "")
+        return StartedTransferError(
+            f"{host}: {function}: {text}. Make room there, or correct its permissions.", trace
+        )
+    verb = {"TaskFailed": "raised ", "ResultError": "returned ", "ResultTooLarge": "returned too much: "}.get(
+        kind, ""
+    )
     kind = kind if kind in _TASK_ERRORS else "TaskDied"
     return _TASK_ERRORS[kind](f"{host}: {function} {verb}{text.rstrip('.')}. {_ADVICE[kind]}", trace)
 
@@ -76,11 +80,11 @@ def _missing(outcome: Outcome, host: str, function: str, told: Mapping[str, Any]
     if module in ("covalent", "furl"):
         return (
             f"{start}: sublattices and Shutil transfers need Covalent where they run. Install it with "
-            f"`{python} -m pip install covalent`, or give that node executor=\"local\"."
+            f'`{python} -m pip install covalent`, or give that node executor="local".'
         )
     return (
-        f"{start}. If it is a package, run `{python} -m pip install {module}` there or use ct.DepsPip; if it is "
-        "a module of your own, send it along with ct.DepsModule."
+        f"{start}. If it is a package, run `{python} -m pip install {module}` there or use ct.DepsPip; if it "
+        "is a module of your own, send it along with ct.DepsModule."
     )
 
 
@@ -102,7 +106,9 @@ def record_of(outcome: Outcome, error: errors.SSHTimingError | None) -> dict[str
         **{name: machine.get(name) for name in names},
         "cores_available": machine.get("cores"),
         "python_version": machine.get("python"),
-        "status": "failed" if error is not None and ended.get("status") == "completed" else ended.get("status"),
+        "status": "failed"
+        if error is not None and ended.get("status") == "completed"
+        else ended.get("status"),
         "error_type": _name_of(error),
         "exit_code": ended.get("exit_code"),
         "exit_signal": ended.get("exit_signal"),
@@ -114,7 +120,11 @@ def record_of(outcome: Outcome, error: errors.SSHTimingError | None) -> dict[str
 
 
 def _name_of(error: errors.SSHTimingError | None) -> str | None:
-    return type(error).__name__.replace("Started", "Remote" if isinstance(error, StartedEnvError) else "") if error else None
+    return (
+        type(error).__name__.replace("Started", "Remote" if isinstance(error, StartedEnvError) else "")
+        if error
+        else None
+    )
 
 
 def timestamp(seconds: object) -> str | None:

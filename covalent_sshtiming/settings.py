@@ -105,7 +105,9 @@ class Settings:
     username: str | None = _row(None, "User there; else `~/.ssh/config`, else who runs the dispatcher")
     ssh_key_file: str | None = _row(None, "Private key; else as `ssh` would find one", check=_local_path)
     known_hosts_file: str | None = _row(None, "Host keys to trust; else the usual files", check=_local_path)
-    timing_filepath: str = _row(None, "Log, at the dispatcher; else a default place", check=_local_path)
+    timing_filepath: str = _row(
+        None, "Timing log on the dispatcher's machine; else in its data directory", check=_local_path
+    )
     python_path: str = _row("", "Python there; else one of the electron's version is looked for")
     remote_cache: str = _row("", "Where this package is kept there; else `~/.cache/covalent-sshtiming`")
     remote_spool: str = _row("", "Node-local place for socket, locks and tasks; else the machine chooses")
@@ -122,7 +124,7 @@ class Settings:
     idle_timeout: float = _row(300, "How long connection and agent outlive the last task", "seconds")
     time_limit: float | None = _row(None, "Longest run of a task; -1 is no limit", "seconds", low=-_LIMIT)
     max_result_bytes: int = _row(8 * 1024**3, "Largest pickled result; the default is 8 GiB", "bytes")
-    linger: float = _row(1, "What is left to a task's child processes after it, before KILL", "seconds")
+    linger: float = _row(1, "Grace for a task's left-over child processes before KILL", "seconds")
     log_stdout: str = _row("", "File for the task's output; a relative one lies in the results directory")
     log_stderr: str = _row("", "The same for its error output")
     retries: int = _row(0, "How often a task that failed is run again", "times")

@@ -59,9 +59,13 @@ class TimingSSHExecutor(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has
         ConfigError: an option that does not exist, with the nearest that does.
     """
 
-    def __init__(self, *, hostname: str = "", timing_filepath: str | os.PathLike[str] = "", **options: Any) -> None:
-        settings.check_names(options, settings.ARGUMENT)
-        base = {"log_stdout": "", "log_stderr": "", "cache_dir": "", "time_limit": -1, "retries": 0}
+    def __init__(
+        self, *, hostname: str = "", timing_filepath: str | os.PathLike[str] = "", **options: Any
+    ) -> None:
+        # Covalent hands a whole section over, `hosts` with it; `resolve` then says what is wrong where.
+        if "hosts" not in options:
+            settings.check_names(options, settings.ARGUMENT)
+        base = {"log_stdout": "", "log_stderr": "", "cache_dir": "", "time_limit": 0, "retries": 0}
         super().__init__(**{name: options.pop(name, None) or default for name, default in base.items()})
         self.hostname = hostname
         self.timing_filepath = settings.absolute_from_caller(timing_filepath)
@@ -73,7 +77,11 @@ class TimingSSHExecutor(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has
     # ---- Covalent's calls
 
     async def run(
-        self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any], task_metadata: dict[str, Any]
+        self,
+        function: Callable[..., Any],
+        args: list[Any],
+        kwargs: dict[str, Any],
+        task_metadata: dict[str, Any],
     ) -> Any:
         """Run one task and return its result as a TransportableObject.
 
@@ -89,7 +97,7 @@ class TimingSSHExecutor(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has
         run = _Run(self, found, task, take_apart(function, args, kwargs))
         return await run.through()
 
-    async def cancel(self, task_metadata: dict[str, Any], job_handle: Any) -> bool:
+    async def cancel(self, task_metadata: dict[str, Any], job_handle: Any) -> bool:  # noqa: ARG002 - Covalent's signature
         """Stop a task of this process, also one that has yet to come; one that has ended stays so."""
         task = (str(task_metadata["dispatch_id"]), int(task_metadata["node_id"]))
         _cancelled[task] = None
@@ -100,7 +108,7 @@ class TimingSSHExecutor(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has
             host.cancel(key)
         return True
 
-    async def receive(self, task_group_metadata: dict[str, Any], data: Any) -> list[TaskUpdate]:
+    async def receive(self, task_group_metadata: dict[str, Any], data: Any) -> list[TaskUpdate]:  # noqa: ARG002 - Covalent's signature
         """Tell Covalent that nodes which were cancelled before they started are CANCELLED."""
         return [
             TaskUpdate(
@@ -189,7 +197,7 @@ class _Run:
         record = TimingRecord.from_mapping({**figures, **self._known()})
         try:
             await asyncio.to_thread(self.log.append, record)
-        except Exception as error:  # a lost record must not lose the result: it goes to stderr instead
+        except Exception as error:  # noqa: BLE001 - a lost record must not lose the result: it goes to stderr instead
             _log.warning("timing log failed: %s", error)
             self.executor.tell(stderr=f"warning: {error}\nthe record: {record.to_json()}\n")
 

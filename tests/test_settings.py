@@ -285,7 +285,7 @@ def test_hosts_cannot_be_an_argument() -> None:
     ("name", "nearest"),
     [
         ("user_name", "username"),
-        ("Hostname", "hostname"),
+        ("USERNAME", "username"),
         ("host", "hostname"),
         ("key_file", "ssh_key_file"),
         ("timing_file", "timing_filepath"),

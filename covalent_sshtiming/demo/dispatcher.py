@@ -122,7 +122,7 @@ def _answers(port: int) -> bool:
     try:
         with suppress(OSError, HTTPException):
             connection.request("GET", "/")
-            return connection.getresponse().status == 200  # noqa: PLR2004 - HTTP's own name for well
+            return connection.getresponse().status == 200
     finally:
         connection.close()
     return False

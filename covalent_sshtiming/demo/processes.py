@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from covalent_sshtiming.demo import guard
@@ -120,9 +120,11 @@ def private_environment(home: Path, *, keep_home: bool = False) -> dict[str, str
     dropped = ("COVALENT_", "XDG_") if keep_home else ("COVALENT_", "XDG_", "SSH_")
     env = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
     env.pop("LOGLEVEL", None)
-    with suppress(KeyError):
-        env["HOME"] = env["HOME"] if keep_home else str(home)
+    if not keep_home:
+        env["HOME"] = str(home)
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
     env |= {
+        "TMPDIR": str(home / "tmp"),  # Covalent's server leaves a database of its cache there
         "XDG_CONFIG_HOME": str(home / ".config"),
         "XDG_CACHE_HOME": str(home / ".cache"),
         "XDG_DATA_HOME": str(home / ".local/share"),

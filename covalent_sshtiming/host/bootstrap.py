@@ -32,9 +32,7 @@ _START = (
     "import sys;sys.path[:]=[p for p in sys.path if p];import zlib,base64;"
     "exec(zlib.decompress(base64.b64decode(sys.argv[1])),dict(__name__=sys.argv[3]))"
 )
-_EXPLICIT = (
-    'case $4 in "~/"*) p=$HOME/${4#"~/"};; *) p=$4;; esac; exec "$p" -c "$1" "$2" "$3" doorman'
-)
+_EXPLICIT = 'case $4 in "~/"*) p=$HOME/${4#"~/"};; *) p=$4;; esac; exec "$p" -c "$1" "$2" "$3" doorman'
 _SEARCH = (
     "for p in $4 python3; do command -v $p >/dev/null 2>&1 && "
     '{ $p -c "$1" "$2" "$3" doorman; r=$?; case $r in 126|127) ;; *) exit $r;; esac; }; '
@@ -102,7 +100,9 @@ class Preamble:
         self.noise = bytes(self._held if start < 0 else self._held[:start])[:NOISE_MAX]
         if start < 0:
             if len(self._held) > NOISE_MAX:
-                raise ProtocolError(f"its login shell printed over {NOISE_MAX} bytes before our program spoke")
+                raise ProtocolError(
+                    f"its login shell printed over {NOISE_MAX} bytes before our program spoke"
+                )
             return None
         end = self._held.find(b"\n", start, start + LINE_MAX)
         if end < 0:

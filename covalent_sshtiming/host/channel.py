@@ -43,7 +43,9 @@ class _Session(asyncssh.SSHClientSession[bytes]):
 class SSHStreams:
     """A channel on an asyncssh connection that it owns."""
 
-    def __init__(self, connection: asyncssh.SSHClientConnection, channel: asyncssh.SSHClientChannel[Any]) -> None:
+    def __init__(
+        self, connection: asyncssh.SSHClientConnection, channel: asyncssh.SSHClientChannel[Any]
+    ) -> None:
         self._connection = connection
         self._channel = channel
 

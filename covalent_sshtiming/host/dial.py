@@ -67,7 +67,9 @@ def _bad_key(target: Target, error: Exception) -> SSHTimingError:
 
 
 def _bad_config(target: Target, error: Exception) -> SSHTimingError:
-    return ConfigError(f"{target}: the ssh configuration cannot be read ({printable(str(error))}); correct it.")
+    return ConfigError(
+        f"{target}: the ssh configuration cannot be read ({printable(str(error))}); correct it."
+    )
 
 
 def _unresolved(target: Target, error: Exception) -> SSHTimingError:
@@ -108,7 +110,7 @@ def _unusable(target: Target, error: Exception) -> SSHTimingError:
 def _unreachable(target: Target, error: Exception) -> SSHTimingError:
     port = target.port or 22
     return ConnectError(
-        f"{target}: port {port} cannot be reached ({printable(str(error))}); is the machine up and sshd running?"
+        f"{target}: port {port} cannot be reached ({printable(str(error))}); is the machine up, and sshd?"
     )
 
 

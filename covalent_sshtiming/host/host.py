@@ -125,6 +125,11 @@ class _Task:
     def _between(self, first: str, last: str) -> float | None:
         return self.at[last] - self.at[first] if first in self.at and last in self.at else None
 
+    def succeed(self, outcome: Outcome) -> None:
+        """End the task with an outcome, once."""
+        if not self.future.done():
+            self.future.set_result(outcome)
+
     def fail(self, error: Exception) -> None:
         """End the task here with an error, once."""
         if not self.future.done():
@@ -190,7 +195,7 @@ class Host:
             if task.request.key == key:
                 task.cancelled = True
                 if not task.sent:
-                    task.future.done() or task.future.set_result(self._never_ran(task))
+                    task.succeed(self._never_ran(task))
                 elif self._session is not None and self._session.alive:
                     self._stop_upload(task)
                     self._session.send(wire.CANCEL, task.number, {"key": key})
@@ -253,7 +258,7 @@ class Host:
                 if not session.alive:
                     return
             session.send(wire.END, task.number, {"sha256": digest.hexdigest()})
-        except Exception as error:  # the body's own iterator: nobody awaits this coroutine, the task does
+        except Exception as error:  # noqa: BLE001 - the body's own iterator: nobody awaits this coroutine, the task does
             task.fail(error)
 
     # ---- frames
@@ -289,10 +294,10 @@ class Host:
     def _on_refused(self, task: _Task, frame: wire.Frame) -> None:
         facts = frame.header
         text, path = printable(str(facts.get("text"))), printable(str(facts.get("path")))
-        free = facts.get("free")
+        number, free = facts.get("errno"), facts.get("free")
         room = f", {free} bytes free of {task.request.size} needed" if isinstance(free, int) else ""
         raise TransferError(
-            f"{self.target}: the task could not be stored in {path}: {text} (errno {facts.get('errno')}{room}). "
+            f"{self.target}: the task could not be stored in {path}: {text} (errno {number}{room}). "
             "Make room there, or set remote_spool to another place."
         )
 
@@ -318,7 +323,7 @@ class Host:
             ended = None
         if not isinstance(ended, dict):
             raise TaskDied(f"{self.target}: the outcome that it sent cannot be read; see its spool.")
-        task.future.set_result(
+        task.succeed(
             Outcome(
                 ended,
                 bytes(task.outputs[0].data),
@@ -378,7 +383,7 @@ class Host:
             await session.close()
             await self._after_failure(error)
             return
-        except Exception as error:  # not one of ours: a bug here or in a library must end tasks, not hang them
+        except Exception as error:  # noqa: BLE001 - a bug, here or in a library, must end tasks, not hang them
             await session.close()
             for task in list(self._tasks.values()):
                 task.fail(error)

@@ -23,7 +23,7 @@ _hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Target, Host]]
 async def open_ssh(target: Target, command: str, receiver: Receiver) -> Streams:
     """Connect to a target over SSH and start `command` there."""
     # Here and not above: `import covalent` loads our plugin, and need not pay for asyncssh.
-    from covalent_sshtiming.host import channel, dial  # noqa: PLC0415
+    from covalent_sshtiming.host import channel, dial
 
     connection = await dial.dial(target)
     try:

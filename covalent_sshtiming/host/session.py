@@ -11,9 +11,16 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
-from covalent_sshtiming.errors import ConnectError, ProtocolError, RemoteEnvError, SSHTimingError, TransferError
+from covalent_sshtiming.errors import (
+    ConnectError,
+    ProtocolError,
+    RemoteEnvError,
+    SSHTimingError,
+    TransferError,
+)
 from covalent_sshtiming.host import bootstrap
 from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.streams import Receiver, Streams
@@ -54,9 +61,7 @@ class Session:
 
     # ---- opening
 
-    async def open(
-        self, opener: Callable[[str, Receiver], Any], client: str, number: int
-    ) -> None:
+    async def open(self, opener: Callable[[str, Receiver], Any], client: str, number: int) -> None:
         """Start the doorman through `opener`, give it what it lacks and greet the agent.
 
         Raises RemoteEnvError, TransferError, ConnectError or ProtocolError.
@@ -69,7 +74,9 @@ class Session:
                 raise _refusal(self._target, announced)
             if announced.get("archive") == "need":
                 self.write(bootstrap.archive().data)
-            self.send(wire.HELLO, 0, {"client": client, "connection": number, "idle": self._target.idle_timeout})
+            self.send(
+                wire.HELLO, 0, {"client": client, "connection": number, "idle": self._target.idle_timeout}
+            )
             self.alive = True
             self._pinger = asyncio.ensure_future(self._ping())
         except BaseException:
@@ -178,10 +185,8 @@ class Session:
         """Queue bytes; on a connection that has gone they are dropped, the loss says the rest."""
         if self._streams is None or self._ended:
             return
-        try:
+        with suppress(OSError):  # closing under us: `lost` is on its way
             self._streams.write(data)
-        except OSError:  # closing under us: `lost` is on its way
-            pass
 
     async def _ping(self) -> None:
         while not self._ended:
@@ -236,4 +241,6 @@ def _refusal(target: Target, facts: dict[str, Any]) -> SSHTimingError:
             "python_path to one."
         )
     text = printable(str(facts.get("text")))
-    return TransferError(f"{target}: our program cannot be stored there: {text}. Set remote_cache to another place.")
+    return TransferError(
+        f"{target}: our program cannot be stored there: {text}. Set remote_cache to another place."
+    )

@@ -65,7 +65,7 @@ class Verifier(asyncssh.SSHClient):
         trusted = [key for key in keys if key not in revoked]
         return trusted, [key for key in authorities if key not in revoked], []
 
-    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002 - asyncssh's signature
         """Refuse the key, which is not a trusted one, and say in `verdict` why."""
         shown = key.get_fingerprint()
         if key in self._revoked:

@@ -16,8 +16,8 @@ class Backlog:
     """Waiting tasks: one queue a dispatch, served in turn."""
 
     def __init__(self) -> None:
-        self._queues = OrderedDict()  # type: OrderedDict[str, Deque[Dict[str, Any]]]
-        self._keys = set()  # type: set[str]
+        self._queues: "OrderedDict[str, Deque[Dict[str, Any]]]" = OrderedDict()
+        self._keys: "set[str]" = set()
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -62,7 +62,7 @@ class Slots:
     def __init__(self, base: str, default: int) -> None:
         self._room = os.path.join(base, "slots")
         self._default = default
-        self._ours = {}  # type: Dict[int, str]
+        self._ours: "Dict[int, str]" = {}
 
     def take(self, key: str, most: int) -> "Optional[List[int]]":
         """Return the descriptors of the locks that `key` now holds, or None if all are taken."""
@@ -79,7 +79,3 @@ class Slots:
         """Note that the supervisor of `key` has let its slots go."""
         for number in [number for number, holder in self._ours.items() if holder == key]:
             del self._ours[number]
-
-    def all_ours(self, most: int) -> bool:
-        """Tell whether it is our own tasks that fill the slots, whose end will wake us."""
-        return all(number in self._ours for number in range(most if most > 0 else self._default))

@@ -30,13 +30,11 @@ class Connection:
         self.reading = reading
         self.writing = writing
         self.client = ""
-        self.number = -1
-        self.keys = {}  # type: Dict[int, str]
-        self.uploads = {}  # type: Dict[int, Any]
+        self.uploads: "Dict[int, Any]" = {}
         self.heard = time.monotonic()
         self._decoder = wire.Decoder()
         self._out = bytearray()
-        self._downloads = deque()  # type: Deque[Iterator[bytes]]
+        self._downloads: "Deque[Iterator[bytes]]" = deque()
         for handle in (reading, writing):
             os.set_blocking(handle, False)
 

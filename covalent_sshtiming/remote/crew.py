@@ -21,7 +21,7 @@ class Crew:
     def __init__(self, base: str, mask: int) -> None:
         self._base = base
         self._mask = mask
-        self._waiting = []  # type: List[socket.socket]
+        self._waiting: "List[socket.socket]" = []
 
     def __len__(self) -> int:
         return len(self._waiting)

@@ -2,7 +2,7 @@
 
 Its source travels inside the exec command itself (an exec command arrives a round trip earlier
 than anything on stdin), so it is small, and it says "too old" on any Python from 2.7 on instead
-of SyntaxError: no annotations, no newer syntax. Owns the announcement (NUL, magic, nonce, one
+of SyntaxError: types in comments, no newer syntax. Owns the announcement (NUL, magic, nonce, one
 JSON line), the check of the interpreter and the archive's place in the cache. Everything after
 that is in `gate`, which comes out of the archive.
 """
@@ -13,8 +13,12 @@ import os
 import sys
 import zlib
 
+if False:  # for type checkers; Python 2.7 has no typing
+    from typing import Any, Dict  # type: ignore[unreachable] # noqa: F401 - named in comments only
 
-def announce(nonce, facts):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+
+def announce(nonce, facts):
+    # type: (str, Dict[str, Any]) -> None
     """Open our stream: everything before this line is a login shell's noise."""
     line = "\0SSHTIMING/1 %s %s\n" % (nonce, json.dumps(facts))
     data = line.encode("ascii")
@@ -22,7 +26,8 @@ def announce(nonce, facts):  # type: ignore[no-untyped-def] # must parse on Pyth
         data = data[os.write(1, data) :]
 
 
-def leave(nonce, code, text):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+def leave(nonce, code, text):
+    # type: (str, str, str) -> None
     """Say why this interpreter or machine cannot serve, and end."""
     facts = {
         "refused": code,
@@ -34,7 +39,8 @@ def leave(nonce, code, text):  # type: ignore[no-untyped-def] # must parse on Py
     sys.exit(3)
 
 
-def check_python(params):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+def check_python(params):
+    # type: (Dict[str, Any]) -> None
     """Refuse an interpreter that cannot load what another minor version pickled."""
     if sys.version_info[:2] < (3, 8):
         leave(params["nonce"], "python_too_old", "")
@@ -42,7 +48,8 @@ def check_python(params):  # type: ignore[no-untyped-def] # must parse on Python
         leave(params["nonce"], "python_version", "")
 
 
-def read_exactly(size):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+def read_exactly(size):
+    # type: (int) -> bytes
     """Read so many bytes of stdin and not one more: what follows is the agent's."""
     parts = []
     while size:
@@ -54,7 +61,8 @@ def read_exactly(size):  # type: ignore[no-untyped-def] # must parse on Python 2
     return b"".join(parts)
 
 
-def store(data, place):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+def store(data, place):
+    # type: (bytes, str) -> None
     """Unpack the archive beside its place and rename it there; the first one stays."""
     import shutil
     import tempfile
@@ -74,14 +82,16 @@ def store(data, place):  # type: ignore[no-untyped-def] # must parse on Python 2
             raise
 
 
-def check_owner(place):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+def check_owner(place):
+    # type: (str) -> None
     """Refuse code that somebody else put there, or could still change."""
     found = os.lstat(place)
     if found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise OSError("%s belongs to, or can be written by, another user" % place)
 
 
-def archive(params):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+def archive(params):
+    # type: (Dict[str, Any]) -> str
     """Return the archive's place in the cache, asking for the archive if it is not there."""
     import hashlib
 
@@ -101,7 +111,8 @@ def archive(params):  # type: ignore[no-untyped-def] # must parse on Python 2.7
     return place
 
 
-def main(argument):  # type: ignore[no-untyped-def] # must parse on Python 2.7
+def main(argument):
+    # type: (str) -> None
     """Check, fetch what is missing, and go through the gate."""
     params = json.loads(base64.b64decode(argument).decode("utf-8"))
     check_python(params)
@@ -111,7 +122,7 @@ def main(argument):  # type: ignore[no-untyped-def] # must parse on Python 2.7
     except (OSError, IOError) as error:
         leave(params["nonce"], "cache", str(error))
     sys.path.insert(0, place)
-    from covalent_sshtiming_remote import gate
+    from covalent_sshtiming_remote import gate  # type: ignore[import-not-found] # its name over there
 
     gate.pass_through(params, place, mask)
 

@@ -33,7 +33,7 @@ def pass_through(params: "Dict[str, Any]", place: str, mask: int) -> None:
         _complain("spool", error)
         sys.exit(6)
     for _ in range(3):
-        link = _connect(door) or _connect_or_start(base, agent, door, place, mask)
+        link = _connect(door) or _connect_or_start(base, agent, door, mask)
         if link is not None and _hand_over(link):
             _wait(link)
             return
@@ -58,9 +58,7 @@ def _connect(door: str) -> "Optional[socket.socket]":
     return link
 
 
-def _connect_or_start(
-    base: str, agent: str, door: str, place: str, mask: int
-) -> "Optional[socket.socket]":
+def _connect_or_start(base: str, agent: str, door: str, mask: int) -> "Optional[socket.socket]":
     """Start the agent unless somebody else just did; one at a time, by the start lock."""
     handle = os.open(os.path.join(base, "agents", agent + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -68,7 +66,7 @@ def _connect_or_start(
             return None
         link = _connect(door)
         if link is None:
-            _start_agent(base, agent, door, place, mask, handle)
+            _start_agent(door, mask, agent, base, handle)
             link = _connect(door)
         return link
     finally:
@@ -86,7 +84,7 @@ def _wait_for_lock(handle: int) -> bool:
     return False
 
 
-def _start_agent(base: str, agent: str, door: str, place: str, mask: int, lock: int) -> None:
+def _start_agent(door: str, mask: int, agent: str, base: str, lock: int) -> None:
     """Fork a daemon that listens on `door`, and return once it does (or has died)."""
     ready, tell = os.pipe()
     if os.fork() == 0:
@@ -95,7 +93,7 @@ def _start_agent(base: str, agent: str, door: str, place: str, mask: int, lock: 
             os.close(lock)
             os.setsid()
             if os.fork() == 0:
-                _become_agent(base, agent, door, place, mask, tell)
+                _become_agent(base, agent, door, mask, tell)
         finally:
             os._exit(1)
     os.close(tell)
@@ -104,7 +102,7 @@ def _start_agent(base: str, agent: str, door: str, place: str, mask: int, lock: 
     os.wait()
 
 
-def _become_agent(base: str, agent: str, door: str, place: str, mask: int, tell: int) -> None:
+def _become_agent(base: str, agent: str, door: str, mask: int, tell: int) -> None:
     """Turn this forked copy into the agent; never returns."""
     log = os.open(door[:-5] + ".log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     null = os.open(os.devnull, os.O_RDWR)
@@ -120,7 +118,7 @@ def _become_agent(base: str, agent: str, door: str, place: str, mask: int, tell:
     sys.argv[:] = [""]
     from . import agent as agent_module
 
-    agent_module.serve(base, agent, door, place, mask, tell)
+    agent_module.serve(base, agent, door, mask, tell)
 
 
 def _hand_over(link: socket.socket) -> bool:
@@ -163,5 +161,3 @@ def end_agent(base: str, agent: str) -> None:
     deadline = time.monotonic() + ANSWER_SECONDS
     while places.is_locked(path) and time.monotonic() < deadline:
         time.sleep(0.01)
-
-

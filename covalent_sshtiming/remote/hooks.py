@@ -29,7 +29,7 @@ def run(hook: "Dict[str, Any]", load: "Callable[[int], Any]", spool: str) -> Any
     """Run one hook and return its value; `load(i)` unpickles its i-th part."""
     arguments, keywords = load(1), load(2)
     if hook["kind"] == "pip":
-        return pip(*arguments, spool=spool, **keywords)
+        return pip(spool, *arguments, **keywords)
     if hook["kind"] == "bash":
         return bash(*arguments, **keywords)
     return load(0)(*arguments, **keywords)
@@ -37,17 +37,14 @@ def run(hook: "Dict[str, Any]", load: "Callable[[int], Any]", spool: str) -> Any
 
 def collect(values: "Dict[str, List[Any]]") -> "Dict[str, Any]":
     """Turn the values under each keyword into arguments, as Covalent's wrapper does."""
-    return {
-        key: found[0] if len(found) == 1 and key != FILES_KEY else found
-        for key, found in values.items()
-    }
+    return {key: found[0] if len(found) == 1 and key != FILES_KEY else found for key, found in values.items()}
 
 
 def bash(commands: "List[str]") -> None:
     """Run shell commands one after the other; the first that fails ends the task."""
     for command in commands:
         done = subprocess.run(  # noqa: S602 - a shell line of the user's own is the purpose
-            command, stdin=subprocess.DEVNULL, shell=True, capture_output=True
+            command, stdin=subprocess.DEVNULL, shell=True, capture_output=True, check=False
         )
         if done.returncode:
             raise HookFailed(
@@ -56,14 +53,14 @@ def bash(commands: "List[str]") -> None:
             )
 
 
-def pip(packages: "Any" = (), requirements: str = "", spool: str = "") -> None:
+def pip(spool: str, pkgs: "Any" = (), requirements_content: str = "") -> None:
     """Install with the task's own interpreter, one install at a time for each environment."""
-    words = packages.split() if isinstance(packages, str) else " ".join(packages).split()
+    words = pkgs.split() if isinstance(pkgs, str) else " ".join(pkgs).split()
     listing = ""
-    if requirements:
+    if requirements_content:
         handle, listing = tempfile.mkstemp(prefix="requirements-", suffix=".txt")
         with os.fdopen(handle, "w") as file:
-            file.write(requirements)
+            file.write(requirements_content)
         words = ["-r", listing]
     try:
         _install(words, spool)
@@ -78,8 +75,12 @@ def _install(words: "List[str]", spool: str) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)
         command = [sys.executable, "-m", "pip", "install", "--no-input"]
-        done = subprocess.run(  # noqa: S603 - an argument list, no shell
-            command + words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        done = subprocess.run(
+            command + words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
     finally:
         os.close(handle)

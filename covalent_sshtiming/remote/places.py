@@ -41,8 +41,8 @@ def spool_base(explicit: str = "") -> str:
     """
     if explicit:
         return private_directory(os.path.expanduser(explicit))
-    failure = None  # type: Optional[OSError]
-    for root in ("/var/tmp", tempfile.gettempdir(), "/tmp"):  # noqa: S108 - 0700 and owner-checked
+    failure: "Optional[OSError]" = None
+    for root in ("/var/tmp", tempfile.gettempdir(), "/tmp"):
         try:
             base = private_directory(os.path.join(root, "covalent-sshtiming-%d" % os.getuid()))
             probe_writable(base)
@@ -210,7 +210,7 @@ def remove_tree(path: str) -> None:
 
 def machine() -> "Tuple[str, str]":
     """Return (machine id, boot id); either is "" where the platform has none."""
-    ids = []  # type: List[str]
+    ids: "List[str]" = []
     for names in (("/etc/machine-id", "/var/lib/dbus/machine-id"), ("/proc/sys/kernel/random/boot_id",)):
         found = ""
         for name in names:

@@ -46,7 +46,7 @@ def close_all_but(keep: "List[int]") -> None:
 
 def _parents() -> "Dict[int, List[int]]":
     """Map each process to its children, by /proc/<pid>/stat."""
-    children = {}  # type: Dict[int, List[int]]
+    children: "Dict[int, List[int]]" = {}
     for name in os.listdir("/proc"):
         if name.isdigit():
             fields = stat_fields(int(name))

@@ -55,7 +55,7 @@ class Pump:
 
 def placed(offset: int, data: bytes) -> "List[Tuple[int, bytes]]":
     """Split `data`, which begins at stream offset `offset`, by where each piece goes in the file."""
-    pieces = []  # type: List[Tuple[int, bytes]]
+    pieces: "List[Tuple[int, bytes]]" = []
     while data:
         room = HEAD - offset if offset < HEAD else TAIL - (offset - HEAD) % TAIL
         at = offset if offset < HEAD else HEAD + (offset - HEAD) % TAIL

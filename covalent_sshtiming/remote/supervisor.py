@@ -77,7 +77,7 @@ def stand_by(control: socket.socket, base: str, mask: int) -> None:
         if order:
             Supervisor(base, order, control, crew, wakeup).see_through()
         code = 0
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - told to the agent's log, the process ends
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
@@ -105,7 +105,7 @@ def _receive(control: socket.socket) -> "Optional[Dict[str, Any]]":
             slots.frombytes(content[: len(content) - len(content) % slots.itemsize])
     if not data:
         return None
-    order = json.loads(data.decode())  # type: Dict[str, Any]
+    order: "Dict[str, Any]" = json.loads(data.decode())
     order["slots"] = list(slots)
     return order
 
@@ -122,8 +122,8 @@ class Supervisor:
         self.control = control
         self.crew = crew
         self.wakeup = wakeup
-        self.status = None  # type: Optional[int]
-        self.usage = None  # type: Any
+        self.status: "Optional[int]" = None
+        self.usage: "Any" = None
         self.reason = ""  # why we are killing: cancelled, timeout
         self.limit_at = self.kill_at = float("inf")
         self.agent_gone = False
@@ -297,8 +297,8 @@ class Supervisor:
 
 def outcome(status: str, error: "Optional[Dict[str, Any]]" = None) -> "Dict[str, Any]":
     """Return an outcome that has no more to tell than how the task ended."""
-    blank = {"result": None, "exit_code": None, "exit_signal": None, "stdout": 0, "stderr": 0, "record": {}}
-    return dict(blank, status=status, error=error)
+    blank = {"result": None, "exit_code": None, "exit_signal": None, "stdout": 0, "stderr": 0}
+    return dict(blank, record={}, status=status, error=error)
 
 
 def _exit_of(status: "Optional[int]") -> "Tuple[Optional[int], int]":
@@ -315,5 +315,3 @@ def signal_name(number: int) -> "Optional[str]":
         return signal.Signals(number).name if number else None
     except ValueError:
         return "signal %d" % number
-
-

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import struct
+import sys
 import time
 from typing import Any, Dict, Iterator, Optional, Tuple
 
@@ -53,8 +54,11 @@ def close_dead(directory: str) -> None:
 
 
 def finish(directory: str, ended: "Dict[str, Any]") -> None:
-    """Publish an outcome, unless there is one: the first stays."""
-    places.publish(os.path.join(directory, places.OUTCOME), json.dumps(ended).encode())
+    """Publish an outcome, unless there is one: the first stays. A full disk leaves it for later."""
+    try:
+        places.publish(os.path.join(directory, places.OUTCOME), json.dumps(ended).encode())
+    except OSError as error:
+        sys.stderr.write("no outcome for %s: %s\n" % (directory, error))
 
 
 def _size(path: str) -> int:

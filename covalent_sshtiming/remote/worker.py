@@ -32,8 +32,8 @@ class Phases:
 
     def __init__(self, woken: float) -> None:
         self.name = "start"
-        self.costs = {}  # type: Dict[str, Dict[str, float]]
-        self.call = {}  # type: Dict[str, Any]
+        self.costs: "Dict[str, Dict[str, float]]" = {}
+        self.call: "Dict[str, Any]" = {}
         # CPU since the fork, which is all this process has used; wall time since it was woken.
         self._last = meter.snapshot()._replace(wall=woken, own=_NOTHING, children=_NOTHING)
 
@@ -53,7 +53,7 @@ class _Nothing:
     ru_utime = ru_stime = 0.0
 
 
-_NOTHING = _Nothing()  # type: Any
+_NOTHING: "Any" = _Nothing()
 
 
 class Request:
@@ -62,7 +62,7 @@ class Request:
     def __init__(self, path: str) -> None:
         self._file = open(path, "rb")  # noqa: SIM115 - closed by close(), parts are read lazily
         self._skip_head()
-        self.spec = json.loads(self._file.read(self._number()).decode("utf-8"))  # type: Dict[str, Any]
+        self.spec: "Dict[str, Any]" = json.loads(self._file.read(self._number()).decode("utf-8"))
         self._at = self._file.tell()
 
     def _number(self) -> int:
@@ -91,7 +91,7 @@ class Request:
 def run(directory: str, spool: str, mask: int) -> None:
     """Run the task in `directory` to its report; never raises, never returns to the caller's loop."""
     phases = Phases(time.monotonic())
-    report = {"status": "failed"}  # type: Dict[str, Any]
+    report: "Dict[str, Any]" = {"status": "failed"}
     started = time.time()
     owner = os.getpid()
     try:
@@ -164,7 +164,7 @@ def _perform(request: Request, phases: Phases, directory: str, spool: str) -> "D
 
 
 def _run_hooks(steps: "List[Tuple[Dict[str, Any], List[Any]]]", spool: str) -> "Dict[str, Any]":
-    values = {}  # type: Dict[str, List[Any]]
+    values: "Dict[str, List[Any]]" = {}
     for hook, parts in steps:
         value = hooks.run(hook, lambda index, parts=parts: parts[index](), spool)  # type: ignore[misc] # a bound default
         if hook["retval"]:
@@ -188,8 +188,7 @@ class _Capped:
 
     def write(self, data: bytes) -> int:
         """Write `data`, or raise TooLarge."""
-        size = len(memoryview(data).cast("B")) if not isinstance(data, bytes) else len(data)
-        self._left -= size
+        self._left -= memoryview(data).nbytes  # large buffers come as pickle.PickleBuffer's view
         if self._left < 0:
             raise TooLarge
         return self._file.write(data)
@@ -209,7 +208,7 @@ def _dump(value: Any, path: str, cap: int) -> "Dict[str, Any]":
             cloudpickle.Pickler(_Capped(file, cap)).dump(value)
         except (TooLarge, OSError, MemoryError) as error:
             return {"status": "failed", "error": _dump_error(error, path, cap)}
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a pickler may raise anything
             text = "a result of type %s cannot be pickled: %s" % (type(value).__name__, _text(error))
             return {"status": "failed", "error": _error("ResultError", text, error)}
         size = file.tell()
@@ -241,10 +240,10 @@ def _string_of(value: Any) -> str:
     times the result itself.
     """
     if type(value) in (bytes, bytearray) and len(value) > SHORT_STRING:
-        return "%s of %d bytes, beginning %s" % (type(value).__name__, len(value), bytes(value[:64]))
+        return "%s of %d bytes, beginning %r" % (type(value).__name__, len(value), bytes(value[:64]))
     try:
         return str(value)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the user's own __str__ may raise anything
         return "<%s that cannot be shown>" % type(value).__name__
 
 
@@ -270,7 +269,7 @@ def _error(kind: str, text: str, error: "Optional[BaseException]") -> "Dict[str,
 def _text(error: BaseException) -> str:
     try:
         return "%s: %s" % (type(error).__name__, error)
-    except Exception:
+    except Exception:  # noqa: BLE001 - the user's own __str__ may raise anything
         return "%s (its text cannot be shown)" % type(error).__name__
 
 
@@ -282,7 +281,7 @@ def _traceback(error: BaseException) -> str:
         tb = tb.tb_next
     try:
         text = "".join(traceback.format_exception(type(error), error, tb))
-    except Exception:
+    except Exception:  # noqa: BLE001 - the user's own __str__ may raise anything
         text = _text(error)
     if len(text) > TRACEBACK_CHARS:
         text = text[: TRACEBACK_CHARS // 2] + "\n[...]\n" + text[-TRACEBACK_CHARS // 2 :]
@@ -293,5 +292,5 @@ def _flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except Exception:  # noqa: S110 - the user may have closed or replaced it
+        except Exception:  # noqa: BLE001, S110 - the user may have closed or replaced it
             pass

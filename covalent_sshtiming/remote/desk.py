@@ -1,0 +1,169 @@
+"""The desk: what a client's frames ask for, and the answers.
+
+Owns the meaning of each frame type on the far side. A frame that makes no sense, or comes before
+a hello, ends the connection and nothing else.
+"""
+
+import os
+import signal
+import time
+from typing import Callable, Dict, Optional, Tuple
+
+from . import places, platforms, tasks, uploads, wire
+from .connection import Connection, Gone
+from .foreman import Foreman
+
+
+class Desk:
+    """Answers frames; `drop` ends an older connection of the same client."""
+
+    def __init__(self, foreman: Foreman, name: str, drop_older: "Callable[[str], None]") -> None:
+        self.idle_seconds: "Optional[float]" = None  # as the last client wished
+        self._foreman = foreman
+        self._name = name
+        self._drop_older = drop_older
+        self._handlers: "Dict[int, Callable[[Connection, wire.Frame], None]]" = {
+            wire.HELLO: self._hello,
+            wire.SUBMIT: self._submit,
+            wire.DATA: self._data,
+            wire.END: self._end,
+            wire.ATTACH: self._attach,
+            wire.CANCEL: self._cancel,
+            wire.ACK: self._acknowledge,
+            wire.PING: self._ping,
+            wire.PONG: self._pong,
+        }
+
+    def answer(self, connection: Connection, frame: wire.Frame) -> None:
+        """Do what a frame asks for; raises Gone for one that makes no sense."""
+        handler = self._handlers.get(frame.type)
+        if handler is None or (not connection.client and frame.type != wire.HELLO):
+            raise Gone
+        handler(connection, frame)
+
+    def _hello(self, connection: Connection, frame: wire.Frame) -> None:
+        """Let only the newest connection of a client speak, also across a change of agents."""
+        client, number = frame.header.get("client"), frame.header.get("connection")
+        if client is None or not places.is_key(client) or not isinstance(number, int):
+            raise Gone
+        record = os.path.join(self._foreman.base, "clients", client)
+        known = places.read_json(record) or {}
+        if number <= int(known.get("connection", -1)):
+            raise Gone
+        places.replace(record, ('{"connection": %d}' % number).encode())
+        self._drop_older(client)
+        connection.client = client
+        idle = frame.header.get("idle")
+        if isinstance(idle, (int, float)) and idle >= 0:
+            self.idle_seconds = float(idle)
+
+    def _ping(self, connection: Connection, frame: wire.Frame) -> None:
+        connection.send(wire.PONG, 0, dict(frame.header, time=time.time()))
+
+    def _pong(self, connection: Connection, frame: wire.Frame) -> None:
+        """Nothing: that it was heard is what counts."""
+
+    def _submit(self, connection: Connection, frame: wire.Frame) -> None:
+        size = frame.header.get("size")
+        key = _key(frame)
+        if not isinstance(size, int) or size < 0:
+            raise Gone
+        try:
+            if not self._claim(connection, frame.task, key):
+                return
+            head = {name: value for name, value in frame.header.items() if name != "sha256"}
+            upload = uploads.Upload(self._foreman.directory(key), dict(head, agent=self._name))
+            connection.uploads[frame.task] = upload
+            upload.add(frame.body)
+        except uploads.Refused as refusal:
+            self._refuse(connection, frame.task, refusal)
+            return
+        if "sha256" in frame.header:
+            self._end(connection, frame)
+
+    def _claim(self, connection: Connection, task: int, key: str) -> bool:
+        """Claim a key; False, and the answer of an attach, where it has been claimed before."""
+        directory = self._foreman.directory(key)
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            if self._foreman.find(key) == tasks.UNKNOWN:
+                return True  # claimed, but the upload never came to its end
+            connection.send(wire.ACCEPTED, task)
+            self._tell(connection, task, key, (0, 0))
+            return False
+        except OSError as error:
+            raise uploads.Refused(error.strerror or "", directory, error.errno or 0) from error
+        return True
+
+    def _refuse(self, connection: Connection, task: int, refusal: uploads.Refused) -> None:
+        connection.uploads.pop(task, None)
+        connection.send(wire.REFUSED, task, refusal.facts)
+
+    def _data(self, connection: Connection, frame: wire.Frame) -> None:
+        upload = connection.uploads.get(frame.task)
+        if upload is None:
+            return  # refused or cancelled a moment ago; the client does not know yet
+        try:
+            upload.add(frame.body)
+        except uploads.Refused as refusal:
+            self._refuse(connection, frame.task, refusal)
+
+    def _end(self, connection: Connection, frame: wire.Frame) -> None:
+        upload = connection.uploads.pop(frame.task, None)
+        if upload is None:
+            return
+        try:
+            upload.finish(str(frame.header.get("sha256")))
+        except uploads.Refused as refusal:
+            self._refuse(connection, frame.task, refusal)
+            return
+        connection.send(wire.ACCEPTED, frame.task)
+        self._foreman.enqueue(upload.head)
+        self._foreman.watch(connection, frame.task, upload.head["key"], (0, 0))
+
+    def _attach(self, connection: Connection, frame: wire.Frame) -> None:
+        have = tuple(frame.header.get(name, 0) for name in ("stdout", "stderr"))
+        if not all(isinstance(offset, int) and offset >= 0 for offset in have):
+            raise Gone
+        self._tell(connection, frame.task, _key(frame), (have[0], have[1]))
+
+    def _tell(self, connection: Connection, task: int, key: str, have: "Tuple[int, int]") -> None:
+        """The attach table: answer for a key from what the disk says, now or at its end."""
+        found = self._foreman.find(key)
+        if found == tasks.UNKNOWN:
+            connection.send(wire.UNKNOWN, task)
+        elif found == tasks.ENDED:
+            connection.download(tasks.delivery(self._foreman.directory(key), task, have))
+        else:
+            self._foreman.watch(connection, task, key, have)
+
+    def _cancel(self, connection: Connection, frame: wire.Frame) -> None:
+        """Stop a task wherever it is; one that was never heard of is refused from now on."""
+        key = _key(frame)
+        upload = connection.uploads.pop(frame.task, None)
+        directory = self._foreman.directory(key)
+        if upload is not None:
+            upload.abandon()
+            self._foreman.watch(connection, frame.task, key, (0, 0))
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            pass
+        pid = self._foreman.cancel(key)
+        if pid is not None:
+            platforms.send_signal([pid], signal.SIGTERM)
+
+    def _acknowledge(self, connection: Connection, frame: wire.Frame) -> None:
+        """All is safe at the client: forget the task."""
+        directory = self._foreman.directory(_key(frame))
+        if tasks.state(directory) == tasks.ENDED and not frame.header.get("keep"):
+            places.remove_tree(directory)
+        connection.send(wire.ACK, frame.task)
+
+
+def _key(frame: wire.Frame) -> str:
+    key = frame.header.get("key")
+    if not places.is_key(key):
+        raise Gone
+    return str(key)

@@ -1,0 +1,187 @@
+"""The foreman: the agent's tasks, from the queue to whoever waits for their end.
+
+Owns what is not on disk of a task: its place in the backlog, the slots, the supervisors forked
+ahead, which supervisor has it, and who is watching. What a task *is* stands in its directory, and
+`tasks` reads it there; so everything here may be lost with the agent, and another goes on.
+"""
+
+import os
+import selectors
+import socket
+import time
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+from . import backlog, crew, places, supervisor, tasks
+from .connection import Connection
+
+_Watch = Tuple[Connection, int, Tuple[int, int]]  # who, its task number, the output it has already
+LOSSES_MAX = 3
+_ORDER = ("key", "time_limit", "linger", "queued")
+
+
+class Foreman:
+    """Starts what waits, watches what runs, and has the ends delivered."""
+
+    def __init__(
+        self,
+        base: str,
+        name: str,
+        facts: "Dict[str, Any]",
+        crew_ahead: crew.Crew,
+        selector: selectors.BaseSelector,
+        deliver: "Callable[[Connection, Iterator[bytes]], None]",
+    ) -> None:
+        self.base = base
+        self._name = name
+        self._python = ".".join(str(facts["python"]).split(".")[:2])
+        self._crew = crew_ahead
+        self._selector = selector
+        self._deliver = deliver
+        self._watchers: "Dict[str, List[_Watch]]" = {}
+        self._controls: "Dict[str, socket.socket]" = {}  # tasks that supervisors of ours have
+        self._losses: "Dict[str, int]" = {}  # supervisors that ended before they began
+        self._backlog = backlog.Backlog()
+        self._slots = backlog.Slots(base, int(facts["cores"]))
+
+    def directory(self, key: str) -> str:
+        """Return the directory of a task."""
+        return os.path.join(self.base, "tasks", key)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a task of ours waits or runs."""
+        return bool(self._controls or self._backlog)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether a task waits for a slot."""
+        return bool(self._backlog)
+
+    @property
+    def must_look(self) -> bool:
+        """Whether something may happen that nobody will tell us of."""
+        return bool(self._backlog) or any(key not in self._controls for key in self._watchers)
+
+    def take_stock(self) -> None:
+        """Remove what is too old, and queue what an agent before us left waiting."""
+        tasks.expire(self.base)
+        for _, directory in tasks.every(self.base):
+            head = tasks.read_head(directory)
+            if head and head.get("agent") == self._name and tasks.state(directory) == tasks.WAITING:
+                self.enqueue(head)
+
+    def enqueue(self, head: "Dict[str, Any]") -> None:
+        """Queue a task whose request is on disk."""
+        if head["key"] not in self._controls:
+            self._backlog.add(dict(head, queued=time.monotonic()))
+
+    def watch(self, connection: Connection, task: int, key: str, have: "Tuple[int, int]") -> None:
+        """Have the task's end delivered to a connection."""
+        self._watchers.setdefault(key, []).append((connection, task, have))
+
+    def unwatch(self, connection: Connection) -> None:
+        """Forget what a connection was watching; the tasks go on."""
+        for key in list(self._watchers):
+            self._watchers[key] = [watch for watch in self._watchers[key] if watch[0] is not connection]
+            if not self._watchers[key]:
+                del self._watchers[key]
+
+    def find(self, key: str) -> str:
+        """Return the state of a task; one that has died is closed, one that waits is queued again."""
+        directory = self.directory(key)
+        found = tasks.state(directory)
+        if found == tasks.DIED:
+            tasks.close_dead(directory)
+            found = tasks.state(directory)  # still "died" where the disk has no room for an outcome
+        if found == tasks.WAITING and key not in self._controls:
+            self._requeue(directory)
+        return found
+
+    def _requeue(self, directory: str) -> None:
+        """Queue a request that lies on disk, if this agent's Python is the one that it needs."""
+        head = tasks.read_head(directory)
+        if head and head.get("python") == self._python:
+            self.enqueue(head)
+
+    def cancel(self, key: str) -> "Optional[int]":
+        """Stop a task that has not started; the process to signal where its supervisor has it."""
+        directory = self.directory(key)
+        places.create(os.path.join(directory, places.CANCEL))
+        # Looked at after the mark: the supervisor looks for the mark on both sides of `started`.
+        found = tasks.state(directory)
+        if found in (tasks.WAITING, tasks.UNKNOWN) and key not in self._controls:
+            self._backlog.remove(key)
+            tasks.finish(directory, supervisor.outcome("cancelled"))
+            self._ended(key)
+        started = places.read_json(os.path.join(directory, places.STARTED)) or {}
+        pid = started.get("pid")
+        return pid if found == tasks.RUNNING and isinstance(pid, int) and pid > 1 else None
+
+    def start_waiting(self) -> None:
+        """Start what a slot can be had for, in turn between the dispatches."""
+        started = bool(self._backlog)
+        while started:
+            started = any(self._start(head) for head in self._backlog.fronts())
+
+    def _start(self, head: "Dict[str, Any]") -> bool:
+        key, most = head["key"], head.get("max_parallel")
+        slots = self._slots.take(key, most if isinstance(most, int) else 0)
+        if slots is None:
+            return False
+        control = self._crew.send({name: head.get(name) for name in _ORDER}, slots)
+        for handle in slots:
+            os.close(handle)
+        if control is None:
+            self._slots.free(key)
+            return False
+        self._backlog.started(head)
+        self._controls[key] = control
+        self._selector.register(control, selectors.EVENT_READ, lambda _: self._hear(key))
+        return True
+
+    def _hear(self, key: str) -> None:
+        """A word from a supervisor, or its end: either way the disk says what it means."""
+        control = self._controls[key]
+        try:
+            control.recv(64)
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self._selector.unregister(control)
+        control.close()
+        del self._controls[key]
+        self._slots.free(key)
+        crew.reap()
+        self._settle(key)
+
+    def _settle(self, key: str) -> None:
+        """Act on the state of a task that no supervisor of ours has."""
+        found = self.find(key)
+        if found == tasks.WAITING:
+            found = self._note_loss(key)
+        if found == tasks.ENDED:
+            self._ended(key)
+
+    def _note_loss(self, key: str) -> str:
+        """Give up a task that one supervisor after the other did not even start."""
+        self._losses[key] = self._losses.get(key, 0) + 1
+        if self._losses[key] < LOSSES_MAX:
+            return tasks.WAITING
+        text = "could not be started there: no supervisor could mark it as started"
+        tasks.finish(
+            self.directory(key), supervisor.outcome("failed", {"class": "TransferError", "text": text})
+        )
+        self._backlog.remove(key)
+        return tasks.state(self.directory(key))
+
+    def _ended(self, key: str) -> None:
+        self._losses.pop(key, None)
+        for connection, task, have in self._watchers.pop(key, []):
+            self._deliver(connection, tasks.delivery(self.directory(key), task, have))
+
+    def look(self) -> None:
+        """Look at the watched tasks that another agent's supervisors have."""
+        for key in list(self._watchers):
+            if key not in self._controls and key not in self._backlog:
+                self._settle(key)

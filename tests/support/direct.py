@@ -1,0 +1,218 @@
+"""The executor without a dispatcher: one call at a time, as the dispatcher would make it.
+
+    async with direct.machine(sshd, short_directory, max_parallel=2) as machine:
+        ran = await machine.run(function, 1, before=[...], name="kwarg")
+        assert ran.value == 2
+
+Covalent is imported here under a configuration of its own, and nothing of the user's is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import io
+import itertools
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from covalent_sshtiming.demo.processes import private_environment
+from covalent_sshtiming.demo.sshserver import SSHServer
+from covalent_sshtiming.remote import places
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+# Covalent reads its configuration, and writes the defaults of one, while it is imported.
+with (
+    tempfile.TemporaryDirectory(prefix="sst-covalent-") as _home,
+    _environment(private_environment(Path(_home))),
+    warnings.catch_warnings(),
+):
+    warnings.simplefilter("ignore")
+    from covalent._workflow.transport import TransportableObject
+    from covalent.executor.utils.wrappers import wrapper_fn
+
+    from covalent_sshtiming.host import pool
+    from covalent_sshtiming.host.host import Host
+    from covalent_sshtiming.sshtiming import TimingSSHExecutor
+
+_nodes = itertools.count()
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of one call: the transported result or the error, and the node's streams."""
+
+    result: Any
+    stdout: str
+    stderr: str
+    error: BaseException | None = None
+
+    @property
+    def value(self) -> Any:
+        """Unpickle the result, as a client would; raises what the executor raised."""
+        if self.error is not None:
+            raise self.error
+        return self.result.get_deserialized()
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A way to one SSH server: its settings, its spool there and its timing log here."""
+
+    settings: dict[str, Any]
+    spool: Path
+    log: Path
+
+    def executor(self, **options: Any) -> TimingSSHExecutor:
+        """Return a new executor with fresh streams, as Covalent makes one for every electron."""
+        executor = TimingSSHExecutor(**{**self.settings, **options})
+        executor._task_stdout, executor._task_stderr = io.StringIO(), io.StringIO()
+        return executor
+
+    async def run(
+        self,
+        function: Any,
+        *args: Any,
+        before: Sequence[Any] = (),
+        after: Sequence[Any] = (),
+        dispatch_id: str = "dispatch",
+        node_id: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Ran:
+        """Run one call; never raises for what the executor raises.
+
+        Args:
+            function: a callable, or a TransportableObject; so are the arguments.
+            args: its positional arguments.
+            before: hooks in the dispatcher's form: (function, args, kwargs, retval_keyword), transported.
+            after: the same, for after the call.
+            dispatch_id: as Covalent knows it.
+            node_id: the same; by default a number not used before.
+            options: settings of this call only.
+            kwargs: keyword arguments of the function.
+        """
+        executor = self.executor(**(options or {}))
+        target, *values = map(transportable, (function, *args))
+        wrapped = functools.partial(wrapper_fn, target, list(before), list(after))
+        named = {name: transportable(value) for name, value in kwargs.items()}
+        metadata = {
+            "dispatch_id": dispatch_id,
+            "node_id": next(_nodes) if node_id is None else node_id,
+            "results_dir": str(self.log.parent),
+        }
+        result, error = None, None
+        try:
+            result = await executor.run(wrapped, values, named, metadata)
+        except asyncio.CancelledError:
+            raise
+        except Exception as raised:  # noqa: BLE001 - the test looks at it
+            error = raised
+        return Ran(result, executor.task_stdout.getvalue(), executor.task_stderr.getvalue(), error)
+
+    @property
+    def host(self) -> Host:
+        """The only warm host of the running loop."""
+        (host,) = pool.hosts()
+        return host
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return the timing log's records."""
+        path = self.log.with_name(self.log.name + ".jsonl")
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def agents(self) -> set[int]:
+        """Return the process ids of the agents that live in the spool."""
+        return set(filter(None, map(_living, self.spool.glob("agents/*.pid"))))
+
+
+def transportable(value: Any) -> Any:
+    """Return a value as Covalent transports it; what is transportable stays as it is."""
+    return TransportableObject.make_transportable(value)
+
+
+def hook(
+    function: Callable[..., Any], *args: Any, retval: str = "", **kwargs: Any
+) -> tuple[Any, Any, Any, str]:
+    """Return a call_before or call_after hook in the dispatcher's form."""
+    return transportable(function), transportable(list(args)), transportable(kwargs), retval
+
+
+@asynccontextmanager
+async def machine(server: SSHServer, directory: Path, **options: Any) -> AsyncIterator[Machine]:
+    """Reach a server with a spool and a log of one's own; on leaving, connections and agents are gone.
+
+    Args:
+        server: a running private SSH server.
+        directory: where spool, log and the near HOME go; its path has to be short (a socket's is bounded).
+        options: settings of the executor. By default `python_path` is this very Python and the agent
+            lives 5 seconds longer than its last task; "" takes a default away.
+    """
+    home = directory / "near"
+    home.mkdir(parents=True, exist_ok=True)
+    spool, log = directory / "spool", directory / "timing.log"
+    settings = {
+        "hostname": server.host,
+        **server.settings(),
+        "python_path": sys.executable,
+        "remote_spool": str(spool),
+        "timing_filepath": log,
+        "idle_timeout": 5,
+        **options,
+    }
+    reached = Machine(settings, spool, log)
+    with _environment({"HOME": str(home)}):
+        try:
+            yield reached
+        finally:
+            await pool.close_all()
+            await asyncio.to_thread(_end_agents, reached)
+
+
+def _living(path: Path) -> int | None:
+    """Return the process id in a pid file; None where nobody holds its lock, so another may have it by now."""
+    with suppress(OSError, ValueError, KeyError):
+        if places.is_locked(str(path)):
+            return int(json.loads(path.read_text())["pid"])
+    return None
+
+
+def _end_agents(reached: Machine) -> None:
+    """Kill the agents of a spool, with the supervisors that wait ahead, and wait until they are gone."""
+    agents = [psutil.Process(pid) for pid in reached.agents()]
+    family = [child for agent in agents for child in agent.children(recursive=True)]
+    for process in (*agents, *family):
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while any(_lives(process) for process in (*agents, *family)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _lives(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False

@@ -1,0 +1,89 @@
+"""What is installed: the wheel's files, its metadata, and what importing costs."""
+
+from __future__ import annotations
+
+import email
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """Return the wheel that `python -m build` makes."""
+    out = tmp_path_factory.mktemp("wheel")
+    # Without isolation the build needs no registry; hatchling is in the dev extra.
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = out.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def loaded_after(code: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter has after running code."""
+    report = f"{code}\nimport sys\nprint('loaded:', *{{name.partition('.')[0] for name in sys.modules}})"
+    ran = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
+    return set(ran.stdout.splitlines()[-1].split()[1:])
+
+
+def test_the_wheel_has_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    """The wheel holds py.typed and every source, that of the far side included, and no test."""
+    package = ROOT / "covalent_sshtiming"
+    expected = {
+        str(path.relative_to(ROOT))
+        for path in package.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert names == expected
+    assert {"covalent_sshtiming/py.typed", "covalent_sshtiming/remote/wire.py"} <= names
+
+
+def test_the_far_side_is_packed_as_it_is(wheel: zipfile.ZipFile) -> None:
+    """What would travel from an installed package equals the repository's files byte by byte."""
+    for path in (ROOT / "covalent_sshtiming" / "remote").glob("*.py"):
+        assert wheel.read(str(path.relative_to(ROOT))) == path.read_bytes()
+
+
+def test_the_metadata_names_plugin_command_and_bounds(wheel: zipfile.ZipFile) -> None:
+    """The wheel says where Covalent finds the plugin, which command there is, and which FastAPI works."""
+    names = {Path(name).name: name for name in wheel.namelist() if ".dist-info/" in name}
+    metadata = email.message_from_bytes(wheel.read(names["METADATA"]))
+    entry_points = wheel.read(names["entry_points.txt"]).decode()
+    assert metadata["Requires-Python"] == "<3.13,>=3.10"
+    assert "fastapi<0.132" in metadata.get_all("Requires-Dist", [])
+    assert "sshtiming = covalent_sshtiming.sshtiming" in entry_points
+    assert "covalent-sshtiming = covalent_sshtiming.cli:main" in entry_points
+
+
+def test_importing_the_package_loads_neither_covalent_nor_asyncssh() -> None:
+    """`import covalent_sshtiming` costs next to nothing."""
+    assert loaded_after("import covalent_sshtiming").isdisjoint({"covalent", "asyncssh", "click"})
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["--version"]], ids=" ".join)
+def test_help_loads_neither_covalent_nor_asyncssh(arguments: list[str]) -> None:
+    """The command line explains itself without loading what it would run."""
+    code = f"from covalent_sshtiming.cli import main\nmain({arguments!r}, standalone_mode=False)"
+    assert loaded_after(code).isdisjoint({"covalent", "asyncssh"})
+
+
+def test_importing_the_plugin_loads_no_asyncssh() -> None:
+    """Covalent's own import, which loads the plugin, does not pay for SSH."""
+    assert "asyncssh" not in loaded_after("import covalent_sshtiming.sshtiming")
+
+
+def test_the_public_names_are_there() -> None:
+    """Every name of `__all__` can be had from the package, and an unknown one is an AttributeError."""
+    import covalent_sshtiming
+
+    assert all(getattr(covalent_sshtiming, name) for name in covalent_sshtiming.__all__)
+    assert covalent_sshtiming.TimingSSHExecutor.__name__ == "TimingSSHExecutor"
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = covalent_sshtiming.no_such_name
