@@ -146,7 +146,7 @@ class Machine:
 
     def agents(self) -> set[int]:
         """Return the process ids of the agents that live in the spool."""
-        return set(filter(None, map(_living, self.spool.glob("agents/*.pid"))))
+        return agents(self.spool)
 
 
 def transportable(value: Any) -> Any:
@@ -189,26 +189,31 @@ async def machine(server: SSHServer, directory: Path, **options: Any) -> AsyncIt
             yield reached
         finally:
             await pool.close_all()
-            await asyncio.to_thread(_end_agents, reached)
+            await asyncio.to_thread(end_agents, spool)
 
 
 def _living(path: Path) -> int | None:
-    """Return the process id in a pid file; None where nobody holds its lock, so another may have it by now."""
+    """Return the process id in a pid file, None where nobody holds its lock: another may have the id by now."""
     with suppress(OSError, ValueError, KeyError):
         if places.is_locked(str(path)):
             return int(json.loads(path.read_text())["pid"])
     return None
 
 
-def _end_agents(reached: Machine) -> None:
+def agents(spool: Path) -> set[int]:
+    """Return the process ids of the agents that live in a spool."""
+    return set(filter(None, map(_living, spool.glob("agents/*.pid"))))
+
+
+def end_agents(spool: Path) -> None:
     """Kill the agents of a spool, with the supervisors that wait ahead, and wait until they are gone."""
-    agents = [psutil.Process(pid) for pid in reached.agents()]
-    family = [child for agent in agents for child in agent.children(recursive=True)]
-    for process in (*agents, *family):
+    living = [psutil.Process(pid) for pid in agents(spool)]
+    family = [child for agent in living for child in agent.children(recursive=True)]
+    for process in (*living, *family):
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
     deadline = time.monotonic() + 5
-    while any(_lives(process) for process in (*agents, *family)) and time.monotonic() < deadline:
+    while any(_lives(process) for process in (*living, *family)) and time.monotonic() < deadline:
         time.sleep(0.01)
 
 
