@@ -127,7 +127,6 @@ class Settings:
     linger: float = _row(1, "Grace for a task's left-over child processes before KILL", "seconds")
     log_stdout: str = _row("", "File for the task's output; a relative one lies in the results directory")
     log_stderr: str = _row("", "The same for its error output")
-    retries: int = _row(0, "How often a task that failed is run again", "times")
 
 
 _ROWS = [row for row in fields(Settings) if row.metadata]
@@ -136,6 +135,7 @@ _FOREIGN = [
     Option("hosts", dict, None, "One table for each machine; in covalent.conf only"),
     Option("cache_dir", str, "", "Unused; every executor of Covalent has it"),
     Option("poll_freq", float, 0, "Ignored: the machine itself tells when a task has ended", "seconds"),
+    Option("retries", int, 0, "Not available: a task runs once; dispatch the workflow again", refused=True),
     Option("conda_env", str, "", "Not in this version: set python_path to its Python", refused=True),
     Option("run_local_on_ssh_fail", bool, False, 'Not in this version: set executor="local"', refused=True),
 ]

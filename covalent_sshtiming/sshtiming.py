@@ -157,7 +157,7 @@ class _Run:
             outcome = await host.run(self.request, self.builder)
         except asyncio.CancelledError:
             # Covalent would leave the node RUNNING for ever if this one escaped.
-            host.cancel(self.key)
+            await self._record({"status": "cancelled"})
             raise TaskCancelledError from None
         except errors.SSHTimingError as error:
             await self._record(outcomes.record_of_error(error))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,20 +52,16 @@ def executor_settings(server: SSHServer, spool: Path) -> dict[str, Any]:
 def nothing_left_running() -> Iterator[None]:
     """Fail where a test, or a fixture, has left a process behind; and end it."""
     yield
-    left = leftovers.leftovers()
-    words = [leftovers.describe(process) for process in left]
-    for process in left:
-        with_no_mercy(process)
+    words = []
+    for _ in range(3):  # because what is being ended may start more
+        left = leftovers.leftovers()
+        for process in left:
+            words.append(leftovers.describe(process))
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=5)
     if words:
         pytest.fail("left running:\n" + "\n".join(words))
-
-
-def with_no_mercy(process: psutil.Process) -> None:
-    """End a process that one of our tests has started."""
-    try:
-        process.kill()
-    except psutil.NoSuchProcess:
-        return
 
 
 @pytest.fixture(scope="session")

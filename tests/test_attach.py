@@ -22,9 +22,11 @@ from covalent_sshtiming.remote import places, supervisor, tasks, wire
 @pytest.fixture
 def far() -> Iterator[FarSide]:
     """Return a far side with a spool of its own, whose path is short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="far-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        with FarSide(Path(name)) as side:
-            yield side
+    with (
+        tempfile.TemporaryDirectory(prefix="far-", dir="/tmp", ignore_cleanup_errors=True) as name,
+        FarSide(Path(name)) as side,
+    ):
+        yield side
 
 
 def noting(path: Path, seconds: float = 0.0) -> Callable[[], int]:
@@ -47,6 +49,11 @@ def noting(path: Path, seconds: float = 0.0) -> Callable[[], int]:
 def runs(path: Path) -> list[int]:
     """Return the process ids that have run."""
     return [int(line) for line in path.read_text().split()] if path.exists() else []
+
+
+def digits() -> None:
+    """Print ten digits."""
+    print("0123456789", end="")
 
 
 def seven() -> int:
@@ -157,7 +164,7 @@ def test_output_goes_on_where_it_was(far: FarSide) -> None:
     """An attach that names stream offsets gets only what lies behind them."""
     key = new_key()
     with far.line() as line:
-        line.submit(key, lambda: print("0123456789", end=""))
+        line.submit(key, digits)
         assert line.outcome().output == b"0123456789"
         line.attach(key, stdout=4)
         assert line.outcome().output == b"456789"
@@ -189,7 +196,7 @@ def test_a_new_agent_finds_what_waits_without_being_asked(far: FarSide, tmp_path
         far.started(first)
         far.kill_agent()
     with far.line(client=new_key()):
-        until(lambda: (far.task(second) / "outcome").exists(), "the waiting task to end")
+        until((far.task(second) / "outcome").exists, "the waiting task to end")
     assert len(runs(tmp_path / "second")) == 1
 
 
@@ -287,14 +294,13 @@ def test_a_key_submitted_twice_runs_once(far: FarSide, tmp_path: Path) -> None:
 def test_a_stalled_old_connection_starts_nothing(far: FarSide, tmp_path: Path) -> None:
     """A submission that arrives on an old connection, after the task was run and forgotten, is not read."""
     key = new_key()
-    with far.line() as old:
-        with far.line() as new:
-            new.submit(key, noting(tmp_path / "ran"))
-            assert new.outcome().value == 42
-            new.acknowledge(key)
-            with pytest.raises((EOFError, OSError)):
-                old.submit(key, noting(tmp_path / "ran"))
-                old.outcome()
+    with far.line() as old, far.line() as new:
+        new.submit(key, noting(tmp_path / "ran"))
+        assert new.outcome().value == 42
+        new.acknowledge(key)
+        with pytest.raises((EOFError, OSError)):
+            old.submit(key, noting(tmp_path / "ran"))
+            old.outcome()
     assert not far.task(key).exists()
     assert len(runs(tmp_path / "ran")) == 1
 

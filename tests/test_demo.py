@@ -115,7 +115,7 @@ def test_a_machine_that_does_not_answer_is_named(demo: Demo) -> None:
     out, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert out == ""
-    assert "127.0.0.1" in err
+    assert re.search(r"(?m)^Error: The workflow ended FAILED: .*127\.0\.0\.1", err), err
     assert "Traceback" not in err
     assert demo.left_running() == []
 

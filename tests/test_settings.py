@@ -83,7 +83,8 @@ def test_plugin_defaults_change_nothing() -> None:
 def test_what_does_nothing_is_not_offered_in_covalent_conf() -> None:
     """Ignored and refused options stay out of a user's covalent.conf."""
     offered = settings.plugin_defaults().keys()
-    assert OPTIONS.keys() - offered == {"cache_dir", "poll_freq", "conda_env", "run_local_on_ssh_fail"}
+    nothing = {"cache_dir", "poll_freq", "retries", "conda_env", "run_local_on_ssh_fail"}
+    assert OPTIONS.keys() - offered == nothing
 
 
 def test_the_table_for_the_readme_has_a_row_for_every_option() -> None:
@@ -118,7 +119,7 @@ def test_defaults_of_a_bare_hostname() -> None:
     )
     assert (found.connect_timeout, found.retry_wait_time, found.linger) == (20.0, 5.0, 1.0)
     assert (found.reconnect_timeout, found.idle_timeout) == (86400.0, 300.0)
-    assert (found.max_parallel, found.retries, found.max_connection_attempts) == (0, 0, 5)
+    assert (found.max_parallel, found.max_connection_attempts) == (0, 5)
     assert found.max_result_bytes == 8 * 2**30
     assert (found.env, found.time_limit, found.log_stdout, found.python_path) == ({}, None, "", "")
 
@@ -401,7 +402,7 @@ def test_no_text_may_break_a_line(name: str, hostile: str) -> None:
         ("max_parallel", -2, "is -2; write a whole number of tasks, 0 or more."),
         ("max_connection_attempts", -1, "is -1; write a whole number of attempts, 1 or more."),
         ("max_result_bytes", 1e9, "is 1000000000.0; write a whole number of bytes, 0 or more."),
-        ("retries", "2", "is '2'; write a whole number of times, 0 or more, without quotes."),
+        ("max_parallel", "2", "is '2'; write a whole number of tasks, 0 or more, without quotes."),
         ("env", "A=1", "is 'A=1'; write a table, without quotes."),
     ],
 )
@@ -436,6 +437,12 @@ def test_a_variable_is_text_and_never_shown(value: object, wrong: str) -> None:
 
 
 # ---------------------------------------------------------------- options of others
+
+
+def test_retries_say_what_to_do_instead() -> None:
+    """Nothing is run twice by itself, so a number of retries is refused; 0 is what Covalent always sends."""
+    assert "a task runs once; dispatch the workflow again" in refusal({"hostname": "m", "retries": 2})
+    assert resolve({"hostname": "m", "retries": 0}, {}).hostname == "m"
 
 
 def test_conda_env_says_what_to_do_instead() -> None:

@@ -125,7 +125,7 @@ def _run_workflow(server: Dispatcher, machine: Machine, log: Path) -> Mapping[st
         raise DemoError(f"The workflow's client failed:\n{client.stderr}\n{server.process.tail()}")
     outcome: dict[str, Any] = json.loads(client.stdout)
     if outcome["status"] != "COMPLETED":
-        raise DemoError(f"The workflow ended {outcome['status']}. {outcome['error']}")
+        raise DemoError(f"The workflow ended {outcome['status']}: {outcome['error'].strip()}")
     return outcome
 
 

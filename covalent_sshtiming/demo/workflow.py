@@ -35,6 +35,7 @@ def workflow(x):
 if __name__ == "__main__":
     dispatch_id = ct.dispatch(workflow)(10)
     result = ct.get_result(dispatch_id, wait=True)
-    json.dump(
-        {"status": str(result.status), "result": result.result, "error": result.error or ""}, sys.stdout
-    )
+    node = result.get_node_result(0)
+    # result.error names the failed nodes; what happened stands in theirs.
+    error = node["error"] or node["stderr"] or result.error or ""
+    json.dump({"status": str(result.status), "result": result.result, "error": error}, sys.stdout)

@@ -53,8 +53,11 @@ class SSHStreams:
         """Queue bytes for the doorman's stdin."""
         self._channel.write(data)
 
-    async def close(self) -> None:
-        """Close the connection, by force if the other end does not answer."""
+    async def close(self, politely: bool = True) -> None:
+        """Close the connection; by force if it is known to be dead, or if the other end does not answer."""
+        if not politely:
+            self._connection.abort()
+            return
         self._connection.close()
         try:
             await asyncio.wait_for(self._connection.wait_closed(), DISCONNECT_SECONDS)

@@ -166,7 +166,7 @@ class Host:
     # ---- what the executor asks for
 
     async def run(self, request: Request, sink: Sink) -> Outcome:
-        """Run a task to its outcome; raises one of our errors. Cancelling this await leaves the task be."""
+        """Run a task to its outcome; raises one of our errors. Cancelling this await cancels the task."""
         task = _Task(next(self._task_numbers), request, sink)
         self._tasks[task.number] = task
         self._closed = False
@@ -176,10 +176,21 @@ class Host:
             self._keeper = asyncio.ensure_future(self._keep())
         self._changed.set()
         try:
-            return await task.future
+            return await asyncio.shield(task.future)
+        except asyncio.CancelledError:
+            task.future.add_done_callback(lambda future: self._abandoned(task, future))
+            self.cancel(request.key)
+            raise
         finally:
-            if task.future.done() and not task.future.cancelled():
+            if task.future.done():
                 self._forget(task)
+
+    def _abandoned(self, task: _Task, future: asyncio.Future[Outcome]) -> None:
+        """Clear away a task that nobody waits for any more, once its end is known."""
+        future.exception()
+        self._forget(task)
+        if task.sent:
+            self.acknowledge(task.request.key)
 
     def acknowledge(self, key: str, keep: bool = False) -> None:
         """Tell the far side that result and record are safe; told again after a loss."""
@@ -396,6 +407,7 @@ class Host:
         self._session = session
         for number, header in self._unacknowledged.items():
             session.send(wire.ACK, number, header)
+        fresh = [task for task in self._tasks.values() if not task.sent]
         for task in list(self._tasks.values()):
             self._send(session, task)
         try:
@@ -404,8 +416,8 @@ class Host:
             _log.info("connect.complete host=%s", self.target.label)
         except SSHTimingError as error:
             self._session = None
-            for task in self._tasks.values():
-                task.sent = task.accepted  # nobody was there to read what we wrote
+            for task in fresh:
+                task.sent = False  # nobody was there to read what we wrote
             await session.close()
             await self._after_failure(error)
 

@@ -198,13 +198,13 @@ class Session:
 
     async def close(self) -> None:
         """Let go of the connection; the far side goes on by itself."""
-        self._ended = True
+        lost, self._ended = self._ended, True
         self.alive = False
         self.writable_now.set()
         if self._pinger is not None:
             self._pinger.cancel()
         if self._streams is not None:
-            await self._streams.close()
+            await self._streams.close(politely=not lost)
 
 
 def _settle(future: asyncio.Future[Any], value: Any) -> None:

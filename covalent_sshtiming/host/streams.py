@@ -31,5 +31,5 @@ class Streams(Protocol):
     def write(self, data: bytes) -> None:
         """Queue bytes for its stdin."""
 
-    async def close(self) -> None:
-        """Let go; returns when everything is released."""
+    async def close(self, politely: bool = True) -> None:
+        """Let go; without politeness where the other end is known to be gone."""

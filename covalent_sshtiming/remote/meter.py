@@ -32,6 +32,11 @@ def snapshot() -> Snapshot:
     )
 
 
+def exact(value: float) -> float:
+    """Take the noise out of a difference of floats: every clock here has whole nanoseconds at best."""
+    return round(value, 9)
+
+
 def seconds(usage: "resource.struct_rusage") -> float:
     """CPU seconds of one rusage: the sum is exact, only its split is sampled."""
     return usage.ru_utime + usage.ru_stime
@@ -39,20 +44,20 @@ def seconds(usage: "resource.struct_rusage") -> float:
 
 def phase(before: Snapshot, after: Snapshot) -> "Dict[str, float]":
     """Wall and CPU seconds between two marks."""
-    return {"wall_s": after.wall - before.wall, "cpu_s": after.cpu - before.cpu}
+    return {"wall_s": exact(after.wall - before.wall), "cpu_s": exact(after.cpu - before.cpu)}
 
 
 def call_figures(before: Snapshot, after: Snapshot) -> "Dict[str, Any]":
     """What the user's function cost: the fields of the record that the call's two marks give."""
-    own = seconds(after.own) - seconds(before.own)
-    children = seconds(after.children) - seconds(before.children)
+    own = exact(seconds(after.own) - seconds(before.own))
+    children = exact(seconds(after.children) - seconds(before.children))
     return {
-        "cpu_s": own + children,
+        "cpu_s": exact(own + children),
         "cpu_self_s": own,
         "cpu_children_s": children,
         "cpu_user_s": _rise(before, after, "ru_utime"),
         "cpu_system_s": _rise(before, after, "ru_stime"),
-        "wall_s": after.wall - before.wall,
+        "wall_s": exact(after.wall - before.wall),
         "ctx_voluntary": int(_rise(before, after, "ru_nvcsw")),
         "ctx_involuntary": int(_rise(before, after, "ru_nivcsw")),
         "faults_minor": int(_rise(before, after, "ru_minflt")),
@@ -64,4 +69,4 @@ def call_figures(before: Snapshot, after: Snapshot) -> "Dict[str, Any]":
 def _rise(before: Snapshot, after: Snapshot, field: str) -> float:
     own = getattr(after.own, field) - getattr(before.own, field)
     children = getattr(after.children, field) - getattr(before.children, field)
-    return float(own + children)
+    return exact(own + children)

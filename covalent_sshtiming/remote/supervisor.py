@@ -272,9 +272,9 @@ class Supervisor:
             figures["phase_%s_wall_s" % name] = cost["wall_s"]
             figures["phase_%s_cpu_s" % name] = cost["cpu_s"]
         if self.usage is not None:
-            figures["cpu_total_s"] = meter.seconds(self.usage)
+            figures["cpu_total_s"] = meter.exact(meter.seconds(self.usage))
             if report:
-                figures["phase_exit_cpu_s"] = max(0.0, figures["cpu_total_s"] - marked)
+                figures["phase_exit_cpu_s"] = max(0.0, meter.exact(figures["cpu_total_s"] - marked))
         figures["phase_queue_wall_s"] = max(0.0, self.woken - float(self.order["queued"]))
         for name in ("started", "finished"):
             figures[name] = report.get(name)

@@ -26,12 +26,12 @@ from typing import Any
 
 import cloudpickle
 import psutil
-from support import direct
 
 from covalent_sshtiming.electron import take_apart
 from covalent_sshtiming.host import bootstrap
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.remote import places, wire
+from support import direct
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 WAIT_S = 15.0

@@ -15,7 +15,7 @@ import pytest
 # Read once: tests change HOME.
 _PYENV_ROOTS = [
     Path(root) / "versions"
-    for root in (os.environ.get("PYENV_ROOT"), os.path.expanduser("~/.pyenv"))  # noqa: PTH111 - may have no home
+    for root in (os.environ.get("PYENV_ROOT"), os.path.expanduser("~/.pyenv"))
     if root
 ]
 
