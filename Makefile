@@ -6,7 +6,7 @@ WORKERS ?= 2
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint clean sshd
+.PHONY: help demo test lint smoke clean sshd
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
@@ -21,6 +21,7 @@ test: $(VENV)/.installed-dev sshd
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@$(MAKE) --no-print-directory smoke
 	$(BIN)/pytest -n $(WORKERS) $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-dev
@@ -28,8 +29,23 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The smoke part of the suite under each other Python that Covalent supports and that is here.
+smoke: $(VENV)/.installed-dev sshd
+	@for minor in 3.10 3.11 3.12; do \
+		if $(BIN)/python -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$minor')"; then continue; fi; \
+		for python in python$$minor "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$minor.*/bin/python3; do \
+			"$$python" -c 'import venv, ensurepip' 2>/dev/null || continue; \
+			$(MAKE) --no-print-directory smoke-one VENV=$(VENV)-$$minor PYTHON="$$python" || exit 1; \
+			break; \
+		done; \
+	done
+
+.PHONY: smoke-one
+smoke-one: $(VENV)/.installed-dev
+	$(BIN)/pytest -m smoke $(PYTEST_ARGS)
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-3.* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Prints the first Python of 3.10 to 3.12 that can make virtual environments, or says on stderr what to install.

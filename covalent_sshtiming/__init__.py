@@ -22,6 +22,9 @@ _HOMES = {"TimingSSHExecutor": "covalent_sshtiming.sshtiming"}
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "TimingSSHExecutor":
+        # Covalent first: it registers the plugin while it is imported itself, and would find half a module.
+        import_module("covalent")
     return getattr(import_module(_HOMES[name]), name)
 
 

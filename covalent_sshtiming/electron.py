@@ -4,6 +4,9 @@ Owns what is known of Covalent's wrapper: the partial that the dispatcher hands 
 apart into its pickled pieces, so that the far side needs cloudpickle and not covalent. Nothing is
 unpickled here, in either direction: what came from the user stays base64, what came from the
 machine is checked and put into a `TransportableObject` as it is.
+
+Covalent is imported inside the functions: its import loads our plugin, which imports this module,
+so an import at the top would fail for whoever comes here first.
 """
 
 from __future__ import annotations
@@ -14,14 +17,12 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from covalent._workflow.depsbash import apply_bash_commands
-from covalent._workflow.depspip import apply_pip_deps
-from covalent._workflow.transport import TransportableObject
-from covalent.executor.utils.wrappers import wrapper_fn
+from covalent_sshtiming.errors import ConfigError, ResultError, ResultTooLarge, TaskError
 
-from covalent_sshtiming.errors import ConfigError, ProtocolError, ResultTooLarge
+if TYPE_CHECKING:
+    from covalent._workflow.transport import TransportableObject
 
 _PIECE = 64 * 1024 // 3 * 4  # base64 characters that decode to no more than one frame's body
 _HEADER_MAX = 4 << 20  # bytes; a docstring is the only long thing in it
@@ -69,6 +70,9 @@ def decoded_size(text: str) -> int:
 
 def take_apart(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call:
     """Take a call of the dispatcher's apart; raises ConfigError for what cannot be a call."""
+    from covalent._workflow.transport import TransportableObject
+    from covalent.executor.utils.wrappers import wrapper_fn
+
     before: Sequence[Any] = ()
     after: Sequence[Any] = ()
     if isinstance(function, functools.partial) and function.func is wrapper_fn:
@@ -101,6 +105,10 @@ def _hook(hook: Sequence[Any], parts: list[str]) -> dict[str, Any]:
 @functools.cache
 def _own_hooks() -> dict[str, str]:
     """Map Covalent's own hooks, which are pickled by reference, to the kinds that the worker does itself."""
+    from covalent._workflow.depsbash import apply_bash_commands
+    from covalent._workflow.depspip import apply_pip_deps
+    from covalent._workflow.transport import TransportableObject
+
     known = {"pip": apply_pip_deps, "bash": apply_bash_commands}
     return {TransportableObject(function).get_serialized(): kind for kind, function in known.items()}
 
@@ -119,6 +127,7 @@ class ResultBuilder:
 
     def __init__(self, max_bytes: int) -> None:
         self.size: int | None = None  # bytes of the pickle
+        self._error: TaskError | None = None
         self._max = max_bytes
         self._sizes = [0, 0, 0]
         self._clear()
@@ -130,27 +139,32 @@ class ResultBuilder:
         self._texts: list[str] = []
 
     def begin(self, parts: object) -> None:
-        """Start anew with the sizes announced; raises ProtocolError or ResultTooLarge."""
+        """Start anew with the sizes announced; what is wrong with them is told by `finish`."""
+        self._clear()
+        self._sizes, self._error = [0, 0, 0], None
         if not (
             isinstance(parts, list)
             and len(parts) == 3
             and all(type(size) is int and size >= 0 for size in parts)
         ):
-            raise ProtocolError("the result was announced with sizes that make no sense")
+            self._error = ResultError("the result was announced with sizes that make no sense.")
+            return
         if parts[0] > _HEADER_MAX or max(parts[1:]) > self._max:
-            raise ResultTooLarge(
+            self._error = ResultTooLarge(
                 f"the result has {parts[2]} bytes pickled and {parts[1]} as text, over max_result_bytes = "
                 f"{self._max}: return a path or a part of it instead, or raise the cap."
             )
-        self._clear()
+            return
         self._sizes = parts
         self.size = parts[2]
 
     def add(self, data: bytes) -> None:
-        """Take the next bytes; raises ProtocolError for more than was announced."""
+        """Take the next bytes; raises ResultError for more than was announced."""
         self._received += len(data)
+        if self._error is not None:
+            return
         if self._received > sum(self._sizes):
-            raise ProtocolError("the result is longer than was announced")
+            raise ResultError("the result is longer than was announced.")
         room = self._sizes[0] + self._sizes[1] - len(self._front)
         if room:
             self._front += data[:room]
@@ -162,9 +176,13 @@ class ResultBuilder:
             self._odd = data[whole:]
 
     def finish(self) -> TransportableObject:
-        """Return Covalent's object around the checked parts; raises ProtocolError."""
+        """Return Covalent's object around the checked parts; raises ResultError or ResultTooLarge."""
+        from covalent._workflow.transport import TransportableObject
+
+        if self._error is not None:
+            raise self._error
         if self.size is None or self._received != sum(self._sizes):
-            raise ProtocolError("the result is shorter than was announced")
+            raise ResultError("the result is shorter than was announced.")
         self._texts.append(base64.b64encode(self._odd).decode("ascii"))
         front = bytes(self._front)
         attributes = {
@@ -184,7 +202,7 @@ def _checked_header(text: bytes) -> dict[str, Any]:
         versions = {name: header[name] for name in ("py_version", "cloudpickle_version")}
         shown = {name: attributes[name] for name in ("doc", "name")}
     except (ValueError, RecursionError, KeyError, TypeError) as error:
-        raise ProtocolError("the result's header cannot be read") from error
+        raise ResultError("the result's header cannot be read.") from error
     if not all(isinstance(value, str) for value in versions.values()):
-        raise ProtocolError("the result's header has no versions")
+        raise ResultError("the result's header has no versions.")
     return {**versions, "attrs": {name: v if isinstance(v, str) else None for name, v in shown.items()}}

@@ -135,7 +135,7 @@ _FOREIGN = [
     Option("hosts", dict, None, "One table for each machine; in covalent.conf only"),
     Option("cache_dir", str, "", "Unused; every executor of Covalent has it"),
     Option("poll_freq", float, 0, "Ignored: the machine itself tells when a task has ended", "seconds"),
-    Option("retries", int, 0, "Not available: a task runs once; dispatch the workflow again", refused=True),
+    Option("retries", int, 0, "Not in this version: a task runs once", refused=True),
     Option("conda_env", str, "", "Not in this version: set python_path to its Python", refused=True),
     Option("run_local_on_ssh_fail", bool, False, 'Not in this version: set executor="local"', refused=True),
 ]

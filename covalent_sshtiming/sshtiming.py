@@ -94,6 +94,8 @@ class TimingSSHExecutor(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has
         if task in _cancelled:
             raise TaskCancelledError
         found = settings.resolve(self._arguments(), _section())
+        # Covalent writes the streams itself when we are done, to what the instance says.
+        self.log_stdout, self.log_stderr = map(os.path.expanduser, (found.log_stdout, found.log_stderr))
         run = _Run(self, found, task, take_apart(function, args, kwargs))
         return await run.through()
 
@@ -174,8 +176,8 @@ class _Run:
         if error is None and outcome.ended.get("status") == "completed":
             try:
                 result = self.builder.finish()
-            except errors.ProtocolError as cause:
-                error = errors.ResultError(f"{self.settings.host_label}: {cause}.")
+            except errors.TaskError as cause:
+                error = type(cause)(f"{self.settings.host_label}: {self.call.name}: {cause}")
         await self._record(outcomes.record_of(outcome, error))
         host.acknowledge(self.key, keep=not self.settings.do_cleanup)
         if outcome.ended.get("status") == "cancelled":

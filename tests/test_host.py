@@ -70,6 +70,7 @@ def length(data: bytes) -> int:
 # ---- a link that breaks
 
 
+@pytest.mark.smoke
 async def test_a_task_survives_a_broken_link(sshd: SSHServer, place: Path) -> None:
     """A link that breaks during the run costs a reconnect: result and output come, and it ran once."""
     async with (
@@ -271,6 +272,7 @@ async def test_a_cancelled_await_cancels_the_task(sshd: SSHServer, place: Path) 
         await until(lambda: not list(machine.spool.glob("tasks/*")))
 
 
+@pytest.mark.smoke
 async def test_a_running_task_is_cancelled_by_another_instance(sshd: SSHServer, place: Path) -> None:
     """A cancel on a fresh executor, as Covalent makes one, ends the task within its grace."""
     async with direct.machine(sshd, place) as machine:
@@ -313,6 +315,7 @@ async def test_a_small_task_passes_a_large_one(sshd: SSHServer, place: Path) -> 
         assert (await large).value == 64 << 20
 
 
+@pytest.mark.smoke
 async def test_many_at_once_share_one_connection(sshd: SSHServer, place: Path) -> None:
     """Two hundred tasks at once go over one connection, and leave no directory behind."""
     async with direct.machine(sshd, place) as machine:

@@ -21,6 +21,7 @@ import asyncssh
 _Stream = TypeVar("_Stream", asyncio.StreamReader, asyncio.StreamWriter)
 
 _CHUNK = 65536
+_NO_SHELLS = ("/nologin", "/false")
 _GONE = (OSError, asyncssh.Error, asyncssh.SignalReceived, asyncssh.BreakReceived)
 
 
@@ -29,8 +30,9 @@ class EmbeddedServer:
 
     def __init__(self, environment: dict[str, str]) -> None:
         user = pwd.getpwuid(os.getuid())
-        self.shell = user.pw_shell or "/bin/sh"
-        self.cwd = user.pw_dir
+        # An account that nobody is to log in to has a shell that runs nothing.
+        self.shell = user.pw_shell if user.pw_shell and not user.pw_shell.endswith(_NO_SHELLS) else "/bin/sh"
+        self.cwd = user.pw_dir if Path(user.pw_dir).is_dir() else "/"
         self.environment = {
             "USER": user.pw_name,
             "LOGNAME": user.pw_name,

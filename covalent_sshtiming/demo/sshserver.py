@@ -6,6 +6,7 @@ user. Owns the text of sshd_config, which the demo, the tests and the Docker ima
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import pwd
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
@@ -147,7 +149,7 @@ def ssh_server(
             kind=used,
             host=LOOPBACK,
             port=port,
-            username=pwd.getpwuid(os.getuid()).pw_name,
+            username=_username(),
             key_file=directory / "user_key",
             known_hosts_file=_write_known_hosts(directory, port),
             remote_home=home,
@@ -170,6 +172,8 @@ def _started(
             with ExitStack() as attempt:
                 try:
                     server = attempt.enter_context(_running(command, directory, port))
+                    if used != kinds[-1]:  # there is another kind to fall back on
+                        _check_login(directory, port)
                 except DemoError as error:
                     problem = error
                     continue
@@ -208,6 +212,34 @@ def _make_privilege_directory(sshd: str, config: Path) -> None:
     missing = re.search(r"Missing privilege separation directory: (/\S+)", checked.stderr)
     if missing:
         Path(missing[1]).mkdir(mode=0o755, exist_ok=True)
+
+
+def _username() -> str:
+    return pwd.getpwuid(os.getuid()).pw_name
+
+
+def _check_login(directory: Path, port: int) -> None:
+    """Raise DemoError where sshd lets this account in no more than it would elsewhere: locked, no shell."""
+
+    async def log_in() -> None:
+        keys = [str(directory / "user_key")]
+        async with asyncssh.connect(
+            LOOPBACK,
+            port,
+            username=_username(),
+            client_keys=keys,
+            known_hosts=None,
+            agent_path=None,
+            config=None,
+        ) as connection:
+            await connection.run("exit 0", check=True)
+
+    try:
+        # In a thread, because our caller may be running an event loop of its own.
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, log_in()).result()
+    except (OSError, asyncssh.Error) as error:
+        raise DemoError(f"The private SSH server lets nobody in: {error}") from error
 
 
 def _greets(port: int) -> bool:

@@ -278,6 +278,8 @@ class Host:
         if frame.type == wire.ACK:
             self._unacknowledged.pop(frame.task, None)
             return
+        if self._session is not None:
+            self._machine = self._session.hello  # which came before any other frame
         task = self._tasks.get(frame.task)
         handler = _HANDLERS.get(frame.type)
         if task is None or handler is None or task.future.done():
@@ -411,7 +413,7 @@ class Host:
         for task in list(self._tasks.values()):
             self._send(session, task)
         try:
-            self._machine = await session.greeted()
+            await session.greeted()
             self._lost_at = None
             _log.info("connect.complete host=%s", self.target.label)
         except SSHTimingError as error:

@@ -54,13 +54,21 @@ class Agent:
         """Serve until idle for long enough."""
         while True:
             for key, events in self._selector.select(self._patience()):
-                key.data(events)
+                self._safely(lambda act=key.data, events=events: act(events))  # type: ignore[misc] # bound
             if self._foreman.waiting:
                 self._warm_up()
-                self._foreman.start_waiting()
-            self._keep_time()
+                self._safely(self._foreman.start_waiting)
+            self._safely(self._keep_time)
             if self._idle() and self._shut_door():
                 return
+
+    def _safely(self, act: "Callable[[], None]") -> None:
+        """Do one thing; a full disk or a lack of descriptors ends that thing, never the agent."""
+        try:
+            act()
+        except OSError as error:
+            sys.stderr.write("%s\n" % error)
+            sys.stderr.flush()
 
     def _patience(self) -> float:
         """Seconds to wait for an event: none while there is something to prepare."""
@@ -173,7 +181,8 @@ class Agent:
         try:
             act()
             connection.write()
-        except Gone:
+        except (Gone, OSError) as error:
+            sys.stderr.write("a connection ended: %r\n" % error)
             self._drop(connection)
             return
         registered = connection.writing in self._selector.get_map()

@@ -16,7 +16,7 @@ AHEAD = 3  # waiting supervisors that an idle agent keeps
 
 
 class Crew:
-    """The waiting supervisors; `refill` while idle, `take` one for a task."""
+    """The waiting supervisors; `refill` while idle, `send` one its task."""
 
     def __init__(self, base: str, mask: int) -> None:
         self._base = base

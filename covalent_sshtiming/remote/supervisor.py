@@ -127,7 +127,7 @@ class Supervisor:
         self.reason = ""  # why we are killing: cancelled, timeout
         self.limit_at = self.kill_at = float("inf")
         self.agent_gone = False
-        self.woken = time.monotonic()
+        self.woken = self.left = time.monotonic()
 
     def see_through(self) -> None:
         """Take the lock, start the worker, wait for everything, publish; or touch nothing."""
@@ -230,7 +230,7 @@ class Supervisor:
             if pid == 0:
                 return True
             if pid == self.crew.pid:
-                self.status, self.usage = status, usage
+                self.status, self.usage, self.left = status, usage, time.monotonic()
 
     def _signal(self, number: int) -> None:
         if platforms.LINUX:
@@ -241,10 +241,12 @@ class Supervisor:
     def _outcome(self) -> "Dict[str, Any]":
         report = places.read_json(self._path(worker.REPORT)) or {}
         code, number = _exit_of(self.status)
-        ended = outcome(report.get("status", "failed"), report.get("error"))
-        if not report or code or number:
+        # Why we ended it counts before what it said on the way: it may catch TERM and return.
+        if report and not (self.reason or code or number):
+            ended = outcome(report["status"], report.get("error"))
+            ended["result"] = report.get("result")
+        else:
             ended = self._abnormal(code, number)
-        ended["result"] = report.get("result")
         ended["exit_code"], ended["exit_signal"] = code, number or None
         ended["stdout"], ended["stderr"] = self.crew.stdout.total, self.crew.stderr.total
         ended["record"] = self._figures(report)
@@ -276,6 +278,8 @@ class Supervisor:
             if report:
                 figures["phase_exit_cpu_s"] = max(0.0, meter.exact(figures["cpu_total_s"] - marked))
         figures["phase_queue_wall_s"] = max(0.0, self.woken - float(self.order["queued"]))
+        if report:
+            figures["phase_exit_wall_s"] = max(0.0, meter.exact(self.left - report["left"]))
         for name in ("started", "finished"):
             figures[name] = report.get(name)
         return figures

@@ -128,4 +128,16 @@ def delivery(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[by
         with open(os.path.join(directory, places.RESULT), "rb") as file:
             for data in iter(lambda: file.read(wire.MAX_BODY), b""):
                 yield wire.encode(wire.DATA, task, body=data)
-    yield wire.encode(wire.OUTCOME, task, body=json.dumps(ended).encode()[: wire.MAX_BODY])
+    yield wire.encode(wire.OUTCOME, task, body=_fitting(ended))
+
+
+def _fitting(ended: "Dict[str, Any]") -> bytes:
+    """Return an outcome that fits into one frame: the longest of its texts give way."""
+    while True:
+        body = json.dumps(ended).encode()
+        if len(body) <= wire.MAX_BODY:
+            return body
+        error = ended["error"]
+        name = max(("text", "traceback"), key=lambda name: len(error.get(name) or ""))
+        kept = len(error[name]) // 3
+        ended = dict(ended, error=dict(error, **{name: error[name][:kept] + " [...] " + error[name][-kept:]}))

@@ -35,16 +35,16 @@ class Phases:
         self.costs: "Dict[str, Dict[str, float]]" = {}
         self.call: "Dict[str, Any]" = {}
         # CPU since the fork, which is all this process has used; wall time since it was woken.
-        self._last = meter.snapshot()._replace(wall=woken, own=_NOTHING, children=_NOTHING)
+        self.last = meter.snapshot()._replace(wall=woken, own=_NOTHING, children=_NOTHING)
 
     def enter(self, name: str) -> None:
         """End the running phase and begin `name`, in one mark."""
         mark = meter.snapshot()
-        self.costs[self.name] = meter.phase(self._last, mark)
+        self.costs[self.name] = meter.phase(self.last, mark)
         if self.name == "call":
-            self.call = meter.call_figures(self._last, mark)
+            self.call = meter.call_figures(self.last, mark)
         self.name = name
-        self._last = mark
+        self.last = mark
 
 
 class _Nothing:
@@ -106,6 +106,7 @@ def run(directory: str, spool: str, mask: int) -> None:
     phases.enter("exit")
     _flush()
     report.update(phases=phases.costs, call=phases.call, started=started, finished=time.time())
+    report["left"] = phases.last.wall
     places.replace(os.path.join(directory, REPORT), json.dumps(report).encode())
 
 

@@ -193,7 +193,7 @@ async def machine(server: SSHServer, directory: Path, **options: Any) -> AsyncIt
 
 
 def _living(path: Path) -> int | None:
-    """Return the process id in a pid file, None where nobody holds its lock: the id may be another's."""
+    """Return the process id in a pid file whose lock is held; else another process may have it by now."""
     with suppress(OSError, ValueError, KeyError):
         if places.is_locked(str(path)):
             return int(json.loads(path.read_text())["pid"])

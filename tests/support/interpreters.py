@@ -14,9 +14,7 @@ import pytest
 
 # Read once: tests change HOME.
 _PYENV_ROOTS = [
-    Path(root) / "versions"
-    for root in (os.environ.get("PYENV_ROOT"), os.path.expanduser("~/.pyenv"))
-    if root
+    Path(root) / "versions" for root in (os.environ.get("PYENV_ROOT"), os.path.expanduser("~/.pyenv")) if root
 ]
 
 

@@ -1,0 +1,533 @@
+"""What a user sees: real workflows, through a real Covalent server, on a real OpenSSH server.
+
+Clients are few and workflows many: a client costs seconds, a node a fifth of one. Each script below is one
+client; the tests look at what it brought home.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import psutil
+import pytest
+from support.clients import dispatch_script
+
+from covalent_sshtiming.demo.dispatcher import Dispatcher
+from covalent_sshtiming.demo.processes import free_port
+from covalent_sshtiming.demo.sshserver import SSHServer
+
+HOW_TO = """
+import covalent as ct
+from covalent_sshtiming import TimingSSHExecutor          # also ct.executor.TimingSSHExecutor
+
+timing_log = "./cpu_timing.log"
+timing_executor = TimingSSHExecutor(hostname="build01", timing_filepath=timing_log)
+
+@ct.electron(executor=timing_executor)                    # also executor="sshtiming", all from covalent.conf
+def e_ser(x):
+    e_est, fact = 1, 1
+    for i in range(1, x):
+        fact *= i
+        e_est += 1 / fact
+    return e_est
+
+@ct.lattice
+def workflow(x):
+    return e_ser(x)
+
+dispatch_id = ct.dispatch(workflow)(10)
+result = ct.get_result(dispatch_id, wait=True)
+for line in open(timing_log):
+    print(line)
+
+import json
+json_lines = open(timing_log + ".jsonl").readlines()
+print(json.dumps([dispatch_id, str(result.status), result.result, json_lines]))
+"""
+
+# What both scripts below begin with: a lattice of one electron, and a workflow's end in plain JSON.
+PRELUDE = """
+import hashlib, json, os, sys, time
+import covalent as ct
+from covalent_sshtiming import TimingSSHExecutor
+
+def alone(function, executor, *args):
+    electron = ct.electron(function, executor=executor)
+    return ct.dispatch(ct.lattice(lambda *values: electron(*values)))(*args)
+
+def end(dispatch_id):
+    result = ct.get_result(dispatch_id, wait=True)
+    node = result.get_node_result(0)
+    return {
+        "id": dispatch_id,
+        "status": str(result.status),
+        "node": str(node["status"]),
+        "error": node["error"] or "",
+        "stdout": node["stdout"] or "",
+        "stderr": node["stderr"] or "",
+        "whole": result.error or "",
+    }
+"""
+
+VALUES = (
+    PRELUDE
+    + """
+here, log, python, sshd_log = sys.argv[1:]
+os.chdir(here)
+fan = TimingSSHExecutor(hostname="fan", timing_filepath=log)
+plain = TimingSSHExecutor(hostname="left", timing_filepath=log)
+scientific = ct.executor.TimingSSHExecutor(hostname="left", timing_filepath=log, python_path=python)
+other = TimingSSHExecutor(hostname="right", timing_filepath=log)
+
+@ct.electron(executor=fan)
+def square(x):
+    return x * x
+
+@ct.lattice
+def fan_out(count):
+    return [square(x) for x in range(count)]
+
+@ct.electron(executor="sshtiming")
+def by_name(x):
+    return x + 1
+
+@ct.electron(executor=plain)
+def nothing():
+    return None
+
+@ct.electron(executor=scientific)
+def array():
+    import numpy
+    return numpy.arange(6.0).reshape(2, 3)
+
+@ct.electron(executor=plain)
+def blob():
+    return bytes(range(256)) * (50 * 4096)
+
+@ct.electron(executor=plain)
+def digest(data):
+    import hashlib
+    return hashlib.sha256(data).hexdigest()
+
+@ct.electron(executor=plain)
+def adder(n):
+    def add(x):
+        return x + n
+    return add
+
+@ct.electron(executor=plain)
+def table(numbers):
+    return {"sum": sum(numbers["of"]), "of": numbers["of"]}
+
+@ct.electron(executor=plain)
+def whereabouts():
+    import os
+    return os.getcwd()
+
+@ct.electron(executor=other)
+def elsewhere():
+    import os
+    return os.getcwd()
+
+@ct.electron(executor=plain)
+def poor():
+    import importlib.util
+    return [name for name in ("covalent", "cloudpickle") if importlib.util.find_spec(name)]
+
+@ct.lattice
+def large():
+    data = blob()
+    digest(data)
+    return data
+
+@ct.lattice
+def kinds():
+    return [
+        by_name(1), nothing(), array(), adder(3), table({"of": [1, 2]}), whereabouts(), elsewhere(), poor()
+    ]
+
+def connections():
+    return open(sshd_log).read().count("Accepted publickey")
+
+before = connections()
+fan_id = ct.dispatch(fan_out)(20)
+squares = ct.get_result(fan_id, wait=True).result
+opened = connections() - before
+large_id, kinds_id = ct.dispatch(large)(), ct.dispatch(kinds)()
+result = ct.get_result(kinds_id, wait=True)
+named, none, matrix, add, sums, left, right, packages = result.result
+large = ct.get_result(large_id, wait=True)
+data = large.result
+summed = next(node["output"] for node in large.get_all_node_results() if node["node_name"] == "digest")
+print(json.dumps({
+    "fan_id": fan_id, "squares": squares, "opened": opened, "kinds_id": kinds_id,
+    "by_name": named, "none": none, "matrix": [type(matrix).__module__, matrix.tolist()],
+    "blob": len(data), "digests": [summed.get_deserialized(), hashlib.sha256(data).hexdigest()],
+    "closure": add(4), "table": sums, "left": left, "right": right, "packages": packages,
+}))
+"""
+)
+
+FAILURES = (
+    PRELUDE
+    + """
+log, = sys.argv[1:]
+on = lambda host: TimingSSHExecutor(hostname=host, timing_filepath=log)
+
+def raises():
+    raise ValueError("no such flavour")
+
+def prints_and_raises():
+    import sys
+    print("to standard output")
+    print("to standard error", file=sys.stderr)
+    raise KeyError("spoon")
+
+def exits():
+    import sys
+    print("before the exit")
+    sys.exit(3)
+
+def vanishes():
+    import os
+    os._exit(0)
+
+def fine():
+    return 1
+
+dispatches = {
+    function.__name__: alone(function, on("build01")) for function in (raises, prints_and_raises, exits, vanishes)
+}
+dispatches |= {host: alone(fine, on(host)) for host in ("nobody", "locked", "unresolved.invalid")}
+print(json.dumps({name: end(dispatch_id) for name, dispatch_id in dispatches.items()}))
+"""
+)
+
+CANCEL = (
+    PRELUDE
+    + """
+log, marker = sys.argv[1:]
+there = TimingSSHExecutor(hostname="build01", timing_filepath=log, max_parallel=1)
+
+@ct.electron(executor=there)
+def sleeps(marker):
+    import os, subprocess, time
+    child = subprocess.Popen(["sleep", "600"])
+    name = f"{marker}.{os.getpid()}"
+    with open(name + ".new", "w") as file:
+        file.write(f"{os.getpid()} {child.pid}")
+    os.rename(name + ".new", marker)
+    time.sleep(600)
+
+@ct.electron(executor=there)
+def follows(value):
+    open(marker + ".ran", "w").close()
+    return value
+
+@ct.lattice
+def workflow(marker):
+    sleeps(marker)
+    return follows(sleeps(marker))
+
+def statuses(dispatch_id):
+    result = ct.get_result(dispatch_id, wait=True)
+    nodes = [(node["node_name"], str(node["status"])) for node in result.get_all_node_results()]
+    return {"id": dispatch_id, "status": str(result.status), "nodes": nodes}
+
+running = ct.dispatch(workflow)(marker)
+deadline = time.monotonic() + 30
+while not os.path.exists(marker) and time.monotonic() < deadline:
+    time.sleep(0.05)
+fresh = ct.dispatch(workflow)(marker)
+for dispatch_id in (fresh, running):
+    ct.cancel(dispatch_id)
+print(json.dumps({"running": statuses(running), "fresh": statuses(fresh)}))
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def machines(dispatcher: Dispatcher, sshd: SSHServer, tmp_path_factory: pytest.TempPathFactory) -> Dispatcher:
+    """Return the dispatcher with a table for each machine that the scripts name, all at one address."""
+    stranger = tmp_path_factory.mktemp("keys") / "stranger"
+    stranger.touch(mode=0o600)
+    stranger.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
+    here = {"hostname": sshd.host}
+    hosts = {
+        "build01": here,
+        "fan": here,
+        "left": {**here, "remote_workdir": "left hand"},
+        "right": {**here, "remote_workdir": "right-hand"},
+        "nobody": {**here, "port": free_port(), "max_connection_attempts": 2, "retry_wait_time": 0.1},
+        "locked": {**here, "ssh_key_file": str(stranger)},
+        "unresolved.invalid": {"max_connection_attempts": 1},
+    }
+    dispatcher.configure({"executors": {"sshtiming": {"hosts": hosts}}})
+    return dispatcher
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the timing log of all but the how-to's workflow."""
+    return tmp_path_factory.mktemp("logs") / "timing.log"
+
+
+@pytest.fixture(scope="module")
+def values(machines: Dispatcher, sshd: SSHServer, log: Path, python: str) -> dict[str, Any]:
+    """Return what the workflows that go well brought home."""
+    return dict(dispatch_script(machines, VALUES, str(log.parent), str(log), python, str(sshd.process.log)))
+
+
+@pytest.fixture(scope="module")
+def failures(machines: Dispatcher, log: Path) -> dict[str, dict[str, str]]:
+    """Return how the workflows that fail ended, by the function's or the machine's name."""
+    return dict(dispatch_script(machines, FAILURES, str(log)))
+
+
+@pytest.fixture(scope="module")
+def python() -> str:
+    """Return the Python that has numpy."""
+    import sys
+
+    return sys.executable
+
+
+def records(log: Path, dispatch_id: str = "") -> list[dict[str, Any]]:
+    """Return the records of a log, of one dispatch only if asked."""
+    found = [json.loads(line) for line in log.with_name(log.name + ".jsonl").read_text().splitlines()]
+    return [record for record in found if dispatch_id in ("", record["dispatch_id"])]
+
+
+def sentences(log: Path, dispatch_id: str) -> list[str]:
+    """Return the sentences of one dispatch."""
+    return [line for line in log.read_text().splitlines() if dispatch_id in line]
+
+
+# ---- what goes well
+
+
+def test_the_how_to_works_verbatim(machines: Dispatcher, tmp_path: Path) -> None:
+    """The README's workflow computes e, and its log and record are there as soon as the result is."""
+    dispatch_id, status, result, lines = dispatch_script(machines, HOW_TO, cwd=tmp_path)
+    assert status == "COMPLETED"
+    assert math.isclose(result, math.e, abs_tol=1e-5)
+    text = (tmp_path / "cpu_timing.log").read_text()
+    sentence = rf"Node 0 in dispatch {re.escape(dispatch_id)} took (\d+\.\d+(e-\d+)?)s of CPU time\.\n"
+    told = re.fullmatch(sentence, text)
+    assert told, text
+    (record,) = map(json.loads, lines)
+    assert record["cpu_s"] == float(told[1])
+    assert 0 < record["cpu_s"] < 0.1
+    expected = {
+        "dispatch_id": dispatch_id,
+        "node_id": 0,
+        "function": "e_ser",
+        "kind": "electron",
+        "status": "completed",
+        "host": "build01",
+        "ran_locally": False,
+        "error_type": None,
+    }
+    assert {name: record[name] for name in expected} == expected
+
+
+def test_a_fan_out_of_twenty_comes_back_in_order(values: dict[str, Any]) -> None:
+    """Twenty electrons at once all return their own result."""
+    assert values["squares"] == [x * x for x in range(20)]
+
+
+def test_a_fan_out_opens_one_connection(values: dict[str, Any]) -> None:
+    """Twenty electrons to a machine that was not connected share a single SSH connection."""
+    assert values["opened"] == 1
+
+
+def test_each_task_of_a_fan_out_has_a_record(values: dict[str, Any], log: Path) -> None:
+    """Twenty electrons leave twenty records and twenty sentences, one for each node."""
+    electrons = [one for one in records(log, values["fan_id"]) if one["kind"] == "electron"]
+    assert {one["function"] for one in electrons} == {"square"}
+    assert len({one["node_id"] for one in electrons}) == 20
+    assert len(electrons) == len(sentences(log, values["fan_id"])) == 20
+
+
+def test_the_executor_is_found_by_name(values: dict[str, Any]) -> None:
+    """`executor="sshtiming"` runs an electron with all that covalent.conf says."""
+    assert values["by_name"] == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("none", None),
+        ("matrix", ["numpy", [[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]]),
+        ("blob", 50 * 1024**2),
+        ("closure", 7),
+        ("table", {"sum": 3, "of": [1, 2]}),
+    ],
+)
+def test_results_of_every_kind_come_home(values: dict[str, Any], kind: str, expected: Any) -> None:
+    """None, an array, 50 MiB of bytes, a closure and a dict arrive as the function returned them."""
+    assert values[kind] == expected
+
+
+def test_large_values_arrive_whole_in_both_directions(values: dict[str, Any]) -> None:
+    """50 MiB have one and the same hash on the machine that takes them and at home."""
+    there, here = values["digests"]
+    assert there == here
+
+
+def test_the_machine_needs_python_and_nothing_else(values: dict[str, Any]) -> None:
+    """Electrons run in an interpreter that has no covalent, and cloudpickle only because we bring it."""
+    assert "covalent" not in values["packages"]
+
+
+def test_covalents_own_nodes_are_marked_and_have_no_sentence(values: dict[str, Any], log: Path) -> None:
+    """Nodes that Covalent adds for lists and dicts are helpers in the records and absent from the sentences."""
+    found = records(log, values["kinds_id"])
+    helpers = {one["function"] for one in found if one["kind"] == "helper"}
+    electrons = {one["function"] for one in found if one["kind"] == "electron"}
+    assert any("list" in name or "dict" in name for name in helpers), helpers
+    assert electrons >= {"by_name", "nothing", "array", "adder", "table", "whereabouts", "elsewhere"}
+    assert not any("_auto" in name or ":" in name for name in electrons)
+    numbers = {one["node_id"] for one in found if one["kind"] == "electron"}
+    told = {int(line.split()[1]) for line in sentences(log, values["kinds_id"])}
+    assert told == numbers
+
+
+def test_each_machine_has_its_own_table(values: dict[str, Any], sshd: SSHServer, log: Path) -> None:
+    """Two hostnames in one workflow take their settings from two tables of one covalent.conf."""
+    assert values["left"] == str(sshd.remote_home / "left hand")
+    assert values["right"] == str(sshd.remote_home / "right-hand")
+    hosts = {one["function"]: one["host"] for one in records(log, values["kinds_id"])}
+    assert (hosts["whereabouts"], hosts["elsewhere"]) == ("left", "right")
+
+
+# ---- what fails
+
+
+@pytest.mark.parametrize(
+    ("function", "cause"),
+    [
+        ("raises", "ValueError: no such flavour"),
+        ("prints_and_raises", "KeyError: 'spoon'"),
+        ("exits", "SystemExit: 3"),
+        ("vanishes", "exited 0 without a result"),
+    ],
+)
+def test_a_task_that_fails_says_where_and_why(
+    failures: dict[str, dict[str, str]], function: str, cause: str
+) -> None:
+    """A function that raises, exits or vanishes ends FAILED with machine, function and cause in the error."""
+    end = failures[function]
+    assert (end["node"], end["status"]) == ("FAILED", "FAILED")
+    assert f"build01: {function} " in end["stderr"]
+    assert cause in end["stderr"]
+    assert f"0: {function}" in end["whole"]  # all that Covalent itself says there
+
+
+def test_output_before_a_failure_is_kept(failures: dict[str, dict[str, str]]) -> None:
+    """What a task printed before it raised is in the node's stdout and stderr."""
+    end = failures["prints_and_raises"]
+    assert end["stdout"] == "to standard output\n"
+    assert end["stderr"].startswith("to standard error\n")
+    assert failures["exits"]["stdout"] == "before the exit\n"
+
+
+def test_the_remote_traceback_is_in_stderr(failures: dict[str, dict[str, str]]) -> None:
+    """The node's stderr has the traceback of the user's frames, and none of the harness's."""
+    told = failures["raises"]["stderr"]
+    assert "Traceback (most recent call last)" in told
+    assert "in raises" in told
+    assert "worker.py" not in told
+
+
+def test_failed_tasks_have_records(failures: dict[str, dict[str, str]], log: Path) -> None:
+    """A task that failed has a record with how it ended; one that never started has its error's name."""
+    found = {
+        name: [(one["status"], one["error_type"], one["exit_code"]) for one in records(log, end["id"])]
+        for name, end in failures.items()
+    }
+    assert found == {
+        "raises": [("failed", "TaskFailed", 0)],
+        "prints_and_raises": [("failed", "TaskFailed", 0)],
+        "exits": [("failed", "TaskFailed", 0)],
+        "vanishes": [("failed", "TaskDied", 0)],
+        "nobody": [("failed", "ConnectError", None)],
+        "locked": [("failed", "AuthError", None)],
+        "unresolved.invalid": [("failed", "ConnectError", None)],
+    }
+
+
+def test_cpu_time_of_a_task_that_raised_is_known(failures: dict[str, dict[str, str]], log: Path) -> None:
+    """The CPU time of a function that raised is in its record."""
+    (record,) = records(log, failures["raises"]["id"])
+    assert record["cpu_s"] is not None
+    assert 0 < record["cpu_s"] < 1
+
+
+@pytest.mark.parametrize(
+    ("host", "words"),
+    [
+        ("nobody", ["refused", "Gave up after 2 attempts"]),
+        ("locked", ["ssh_key_file"]),
+        ("unresolved.invalid", ["hostname"]),
+    ],
+)
+def test_a_machine_out_of_reach_fails_the_node_with_a_sentence(
+    failures: dict[str, dict[str, str]], host: str, words: list[str]
+) -> None:
+    """A wrong host or a refused key ends the node FAILED with host, cause and what to do, not a traceback."""
+    end = failures[host]
+    assert (end["node"], end["status"]) == ("FAILED", "FAILED")
+    assert host in end["error"]
+    for word in words:
+        assert word.lower() in end["error"].lower()
+    assert "Traceback" not in end["error"]
+    assert end["error"].rstrip().endswith(".")
+
+
+# ---- cancelling
+
+
+@contextmanager
+def ended_anyway(marker: Path) -> Iterator[None]:
+    """End the processes whose ids are in a file, should the test not have done so."""
+    try:
+        yield
+    finally:
+        for pid in marker.read_text().split() if marker.exists() else []:
+            if psutil.pid_exists(int(pid)):
+                psutil.Process(int(pid)).kill()
+
+
+def test_cancelling_ends_what_runs_and_what_waits(machines: Dispatcher, log: Path, tmp_path: Path) -> None:
+    """A cancelled dispatch ends its running task with its children, and what waited never runs."""
+    marker = tmp_path / "running"
+    with ended_anyway(marker):
+        ends = dispatch_script(machines, CANCEL, str(log), str(marker))
+        for end in ends.values():
+            assert end["status"] == "CANCELLED"
+            # What waits for another's result has never been anything to Covalent.
+            states = [(name, status) for name, status in end["nodes"] if name in ("sleeps", "follows")]
+            assert sorted(states) == [
+                ("follows", "NEW_OBJECT"),
+                ("sleeps", "CANCELLED"),
+                ("sleeps", "CANCELLED"),
+            ]
+        pids = [int(pid) for pid in marker.read_text().split()]
+        assert len(pids) == 2
+        assert not any(map(psutil.pid_exists, pids))
+        assert [path.name for path in tmp_path.iterdir()] == ["running"]
+
+
+def test_cancelled_tasks_have_records(machines: Dispatcher, log: Path) -> None:
+    """Whatever had come to the machine and was cancelled has a record that says so."""
+    found = [one for one in records(log) if one["function"] == "sleeps"]
+    assert {one["status"] for one in found} == {"cancelled"}
+    assert len(found) >= 2
