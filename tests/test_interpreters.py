@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
+import tempfile
+import venv
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
@@ -20,7 +23,7 @@ from covalent_sshtiming.demo.run import base_python
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.errors import RemoteEnvError
 
-OWN = "%d.%d" % sys.version_info[:2]
+OWN = ".".join(map(str, sys.version_info[:2]))
 OTHER = "3.12" if OWN != "3.12" else "3.11"
 RUNS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
 TOO_OLD = ["2.7", "3.6", "3.7"]
@@ -42,8 +45,9 @@ def work(pair, *, power=1):
     '''Doc of the electron.'''
     import cloudpickle
     inner = lambda value: (value * factor) ** power
-    print(f"{sum(map(inner, pair.parts))=}" if sys.version_info >= (3, 8) else "")
-    return [list(sys.version_info[:2]), sum(map(inner, pair.parts)), type(pair).__name__, cloudpickle.__version__]
+    print(f"{sum(map(inner, pair.parts))=}")
+    value = sum(map(inner, pair.parts))
+    return [list(sys.version_info[:2]), value, type(pair).__name__, cloudpickle.__version__]
 
 def transported(value):
     return {
@@ -83,7 +87,7 @@ def pickled_by(interpreter: Path) -> list[Any]:
 def starter(path: Path, *command: str | Path) -> None:
     """Write a program that is another one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text('#!/bin/sh\nexec "%s" "$@"\n' % '" "'.join(map(str, command)))
+    path.write_text(f'#!/bin/sh\nexec {shlex.join(map(str, command))} "$@"\n')
     path.chmod(0o755)
 
 
@@ -94,14 +98,14 @@ Bare = Callable[..., AbstractAsyncContextManager[direct.Machine]]
 def bare(short_tmp: Path, tmp_path: Path) -> Bare:
     """Return a way to a machine on whose PATH there is `sh` and what is given, and nothing else."""
     require_sshd()
+    directory = Path(tempfile.mkdtemp(dir=short_tmp))
 
     @asynccontextmanager
     async def reached(**programs: Sequence[str | Path]) -> AsyncIterator[direct.Machine]:
         starter(tmp_path / "bin" / "sh", "/bin/sh")
         for name, command in programs.items():
-            starter(tmp_path / "bin" / name.replace("_", "."), *command)
+            starter(tmp_path / "bin" / name, *command)
         environment = {**remote_environment(), "PATH": str(tmp_path / "bin")}
-        directory = short_tmp / f"bare-{len(list(short_tmp.iterdir()))}"
         with ssh_server(directory, kind="openssh", environment=environment) as server:
             async with direct.machine(server, directory, python_path="", retry_connect=False) as machine:
                 yield machine
@@ -135,8 +139,8 @@ async def test_old_python_is_told_that_it_is_too_old(minor: str, sshd: SSHServer
         assert str(ran.error).startswith(f"127.0.0.1: Python {minor}.")
         assert str(interpreter) in str(ran.error)
         assert str(ran.error).endswith(
-            f") is too old, 3.8 is the oldest that works. Install Python {OWN} there, the version that pickled "
-            "this electron, or set python_path to one."
+            f") is too old, 3.8 is the oldest that works. Install Python {OWN} there, the version that "
+            "pickled this electron, or set python_path to one."
         )
         assert not (machine.spool / "tasks").exists()
 
@@ -181,7 +185,7 @@ async def test_machine_needs_neither_covalent_nor_cloudpickle(
 ) -> None:
     """An empty virtual environment is enough: what a task needs beside Python has travelled."""
     environment = tmp_path / "empty"
-    subprocess.run([base_python(), "-m", "venv", "--without-pip", environment], check=True, timeout=60)
+    venv.create(environment, with_pip=False)
     python = environment / "bin" / "python"
 
     def look() -> tuple[str, list[bool], str]:
@@ -204,7 +208,8 @@ async def test_python_of_the_electrons_version_is_found_on_path(bare: Bare) -> N
     """Without python_path, python3.X of the electron's version is used, also where python3 is another."""
     other = require_interpreter(OTHER)
     async with bare(**{f"python{OWN}": [base_python()], "python3": [other]}) as machine:
-        assert (await machine.run(lambda: "%d.%d" % sys.version_info[:2])).value == OWN
+        ran = await machine.run(lambda: ".".join(map(str, sys.version_info[:2])))
+    assert ran.value == OWN
 
 
 async def test_only_python3_x_is_enough(bare: Bare) -> None:
@@ -243,8 +248,8 @@ async def test_machine_without_python_is_told_which_to_install(bare: Bare) -> No
         ran = await machine.run(print)
     assert isinstance(ran.error, RemoteEnvError)
     assert str(ran.error) == (
-        f"127.0.0.1: no Python was found there: neither python{OWN} nor python3 is on the login shell's PATH. "
-        f"Install Python {OWN}, or set python_path."
+        f"127.0.0.1: no Python was found there: neither python{OWN} nor python3 is on the login shell's "
+        f"PATH. Install Python {OWN}, or set python_path."
     )
 
 
@@ -267,7 +272,7 @@ async def test_python_path_that_does_not_work_is_never_replaced(
 
 
 async def test_python_path_may_begin_with_the_home_directory(sshd: SSHServer, short_tmp: Path) -> None:
-    """A python_path of `~/...` is looked for in the home directory of the remote user, not of the local one."""
+    """A python_path of `~/...` is looked for in the remote home directory, not in the local one."""
     starter(sshd.remote_home / "own python" / "run", sys.executable)
     async with direct.machine(sshd, short_tmp / "tilde", python_path="~/own python/run") as machine:
         assert (await machine.run(lambda: 5)).value == 5

@@ -62,7 +62,8 @@ def _refused_login(target: Target, error: Exception) -> SSHTimingError:
 def _bad_key(target: Target, error: Exception) -> SSHTimingError:
     return AuthError(
         f"{target}: the key {target.key_file or 'of your ssh config'} cannot be used "
-        f"({printable(str(error))}). Load an encrypted key into a key agent and leave ssh_key_file empty, or set another one."
+        f"({printable(str(error))}). Load an encrypted key into a key agent and leave ssh_key_file empty, "
+        "or set another one."
     )
 
 

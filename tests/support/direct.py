@@ -58,6 +58,18 @@ with (
     from covalent_sshtiming.host.host import Host
     from covalent_sshtiming.sshtiming import TimingSSHExecutor
 
+__all__ = [
+    "Host",
+    "Machine",
+    "Ran",
+    "TimingSSHExecutor",
+    "TransportableObject",
+    "hook",
+    "machine",
+    "pool",
+    "transportable",
+]
+
 _nodes = itertools.count()
 
 
