@@ -63,11 +63,14 @@ def error_of(outcome: Outcome, host: str, function: str) -> errors.TaskError | N
         return StartedTransferError(
             f"{host}: {function}: {text}. Make room there, or correct its permissions.", trace
         )
+    hook = {"before": "a call_before hook of ", "after": "a call_after hook of "}.get(
+        str(told.get("phase")), ""
+    )
     verb = {"TaskFailed": "raised ", "ResultError": "returned ", "ResultTooLarge": "returned too much: "}.get(
         kind, ""
     )
     kind = kind if kind in _TASK_ERRORS else "TaskDied"
-    return _TASK_ERRORS[kind](f"{host}: {function} {verb}{text.rstrip('.')}. {_ADVICE[kind]}", trace)
+    return _TASK_ERRORS[kind](f"{host}: {hook}{function} {verb}{text.rstrip('.')}. {_ADVICE[kind]}", trace)
 
 
 def _missing(outcome: Outcome, host: str, function: str, told: Mapping[str, Any], text: str) -> str:

@@ -83,6 +83,19 @@ class Request:
 
         return load
 
+    def keep(self, size: int) -> "Callable[[], Any]":
+        """Return a function that unpickles the next `size` bytes, which are read into memory now."""
+        self._file.seek(self._at)
+        data = self._file.read(size)
+        self._at += size
+
+        def load() -> Any:
+            import cloudpickle
+
+            return cloudpickle.loads(data)
+
+        return load
+
     def close(self) -> None:
         """Let go of the file, which is already gone from the directory."""
         self._file.close()
@@ -102,7 +115,7 @@ def run(directory: str, spool: str, mask: int) -> None:
         report = _perform(request, phases, directory, spool)
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is an outcome
         _end_if_copy(owner, error)
-        report["error"] = describe(error, phases.name)
+        report["error"] = dict(describe(error, phases.name), phase=phases.name)
     phases.enter("exit")
     _flush()
     report.update(phases=phases.costs, call=phases.call, started=started, finished=time.time())
@@ -138,36 +151,39 @@ def _stand(spec: "Dict[str, Any]", mask: int) -> None:
 
 def _perform(request: Request, phases: Phases, directory: str, spool: str) -> "Dict[str, Any]":
     """Go through the phases in the order of Covalent's wrapper; return the report's beginnings."""
+    owner = os.getpid()
     spec = request.spec
     load_function = request.take(spec["function_size"])
     load_args = [request.take(size) for size in spec["args"]]
     load_kwargs = [(name, request.take(size)) for name, size in spec["kwargs"]]
     before = [(hook, [request.take(size) for size in hook["parts"]]) for hook in spec["before"]]
-    after = [(hook, [request.take(size) for size in hook["parts"]]) for hook in spec["after"]]
+    # In memory, and the file closed before the call: descriptors are the user's to close and to reuse.
+    after = [(hook, [request.keep(size) for size in hook["parts"]]) for hook in spec["after"]]
 
     phases.enter("before")
-    injected = _run_hooks(before, spool)
+    injected = _run_hooks(before, spool, owner)
     phases.enter("load")
     _forget_import_caches()
     function = load_function()
     args = [load() for load in load_args]
     kwargs = {name: load() for name, load in load_kwargs}
     kwargs.update(injected)
+    request.close()
+    _end_if_copy(owner)
     phases.enter("call")
-    owner = os.getpid()
     value = function(*args, **kwargs)
     phases.enter("after")
     _end_if_copy(owner)
-    _run_hooks(after, spool)
-    request.close()
+    _run_hooks(after, spool, owner)
     phases.enter("dump")
-    return _dump(value, os.path.join(directory, places.RESULT), int(spec["max_result_bytes"]))
+    return _dump(value, os.path.join(directory, places.RESULT), int(spec["max_result_bytes"]), owner)
 
 
-def _run_hooks(steps: "List[Tuple[Dict[str, Any], List[Any]]]", spool: str) -> "Dict[str, Any]":
+def _run_hooks(steps: "List[Tuple[Dict[str, Any], List[Any]]]", spool: str, owner: int) -> "Dict[str, Any]":
     values: "Dict[str, List[Any]]" = {}
     for hook, parts in steps:
         value = hooks.run(hook, lambda index, parts=parts: parts[index](), spool)  # type: ignore[misc] # a bound default
+        _end_if_copy(owner)
         if hook["retval"]:
             values.setdefault(hook["retval"], []).append(value)
     return hooks.collect(values)
@@ -195,7 +211,7 @@ class _Capped:
         return self._file.write(data)
 
 
-def _dump(value: Any, path: str, cap: int) -> "Dict[str, Any]":
+def _dump(value: Any, path: str, cap: int, owner: int) -> "Dict[str, Any]":
     """Write header, string and pickle of the result; return the report of it."""
     import cloudpickle
 
@@ -212,6 +228,7 @@ def _dump(value: Any, path: str, cap: int) -> "Dict[str, Any]":
         except Exception as error:  # noqa: BLE001 - a pickler may raise anything
             text = "a result of type %s cannot be pickled: %s" % (type(value).__name__, _text(error))
             return {"status": "failed", "error": _error("ResultError", text, error)}
+        _end_if_copy(owner)
         size = file.tell()
     os.rename(temporary, path)
     parts = [len(header), len(string), size - len(header) - len(string)]

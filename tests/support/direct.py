@@ -4,6 +4,9 @@
         ran = await machine.run(function, 1, before=[...], name="kwarg")
         assert ran.value == 2
 
+A function that runs there has to be a lambda or one defined inside another: Covalent pickles those by
+value, and those of a test module by their name, which the far side does not know.
+
 Covalent is imported here under a configuration of its own, and nothing of the user's is read.
 """
 

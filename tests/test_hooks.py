@@ -1,0 +1,448 @@
+"""What Covalent runs before and after a function: calls, pip, bash, modules and file transfers."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+import zipfile
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+from support import direct
+from support.clients import dispatch_script
+
+from covalent_sshtiming import errors
+from covalent_sshtiming.demo.dispatcher import Dispatcher
+from covalent_sshtiming.demo.sshserver import SSHServer
+from covalent_sshtiming.sshtiming import TaskEnded
+
+# This module is not on the far side, so its functions travel by value, as those of a script do.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """Return a directory whose path is short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="hook-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+async def machine(sshd: SSHServer, place: Path) -> AsyncIterator[direct.Machine]:
+    """Return a way to the server, with an agent of this test's own."""
+    async with direct.machine(sshd, place) as reached:
+        yield reached
+
+
+@pytest.fixture(scope="module")
+def with_pip(place: Path) -> str:
+    """Return the Python of an environment that has pip and nothing else."""
+    venv.create(place / "with-pip", with_pip=True, symlinks=True)
+    return str(place / "with-pip" / "bin" / "python")
+
+
+@pytest.fixture(scope="module")
+def without_pip(place: Path) -> str:
+    """Return the Python of an environment that has nothing at all."""
+    venv.create(place / "without-pip", with_pip=False, symlinks=True)
+    return str(place / "without-pip" / "bin" / "python")
+
+
+def wheel(directory: Path, name: str, source: str) -> Path:
+    """Make a wheel of one module by hand, so that no registry and no build backend is needed."""
+    info = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}.py": source,
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    lines = []
+    for path, text in files.items():
+        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
+        lines.append(f"{path},sha256={digest},{len(text.encode())}\n")
+    made = directory / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(made, "w") as archive:
+        for path, text in files.items():
+            archive.writestr(path, text)
+        archive.writestr(f"{info}/RECORD", "".join(lines) + f"{info}/RECORD,,\n")
+    return made
+
+
+def deps(*found: Any) -> list[Any]:
+    """Return Covalent's Deps objects as the hooks that its dispatcher makes of them."""
+    return [dep.apply() for dep in found]
+
+
+def failed(ran: direct.Ran) -> str:
+    """Return the sentence of a task that had started: our error's text, which is in stderr as well."""
+    assert isinstance(ran.error, TaskEnded), repr(ran.error)
+    assert str(ran.error) in ran.stderr
+    return str(ran.error)
+
+
+def cause(ran: direct.Ran) -> BaseException | None:
+    """Return our own error behind what Covalent is given."""
+    assert ran.error is not None
+    return ran.error.__cause__
+
+
+def appends(path: Path, word: str) -> Any:
+    """Return a function that appends a word to a file."""
+    name = str(path)
+
+    def append(*values: Any) -> str:
+        with open(name, "a") as file:
+            file.write(" ".join([word, *map(str, values)]) + "\n")
+        return word
+
+    return append
+
+
+def identity(**named: Any) -> dict[str, Any]:
+    """Return what it was given by name."""
+    return named
+
+
+# ---- calls
+
+
+async def test_calls_around_the_function(machine: direct.Machine, tmp_path: Path) -> None:
+    """call_before runs before the function and call_after behind it, in order, with their arguments."""
+    from covalent import DepsCall
+
+    note = tmp_path / "order"
+    before = deps(DepsCall(appends(note, "first")), DepsCall(appends(note, "second"), args=[1, 2]))
+    after = deps(DepsCall(appends(note, "third"), args=["x"]), DepsCall(appends(note, "fourth")))
+    ran = await machine.run(appends(note, "function"), before=before, after=after)
+    assert ran.value == "function"
+    assert note.read_text().splitlines() == ["first", "second 1 2", "function", "third x", "fourth"]
+
+
+async def test_what_hooks_print_is_the_tasks_output(machine: direct.Machine) -> None:
+    """Whatever a call before the function prints is in the node's stdout."""
+    ran = await machine.run(identity, before=[direct.hook(lambda: print("from the hook"))])
+    assert ran.value == {}
+    assert ran.stdout == "from the hook\n"
+
+
+@pytest.mark.parametrize(
+    ("keywords", "given"),
+    [
+        (["single"], {"single": 0}),
+        (["same", "same", "other"], {"same": [0, 1], "other": 2}),
+        (["files"], {"files": [0]}),
+        (["files", "files"], {"files": [0, 1]}),
+        (["", ""], {}),
+    ],
+)
+async def test_returned_values_become_arguments(
+    machine: direct.Machine, keywords: Sequence[str], given: dict[str, Any]
+) -> None:
+    """A value goes in by its retval_keyword, those of one keyword as a list, `files` always as a list."""
+    from covalent import DepsCall
+
+    before = [
+        DepsCall(lambda n: n, args=[number], retval_keyword=keyword, override_reserved_retval_keys=True)
+        for number, keyword in enumerate(keywords)
+    ]
+    assert (await machine.run(identity, before=deps(*before))).value == given
+
+
+async def test_a_returned_value_wins_over_an_argument(machine: direct.Machine) -> None:
+    """A hook's value replaces the argument of the same name, as with Covalent's own wrapper."""
+    ran = await machine.run(identity, before=[direct.hook(lambda: "hook", retval="x")], x="given", y=1)
+    assert ran.value == {"x": "hook", "y": 1}
+
+
+async def test_a_call_before_that_raises(machine: direct.Machine, tmp_path: Path) -> None:
+    """A call before the function that raises fails the task, and the function never runs."""
+
+    def spoils() -> None:
+        raise LookupError("no spoon")
+
+    note = tmp_path / "ran"
+    ran = await machine.run(appends(note, "function"), before=[direct.hook(spoils)])
+    assert "LookupError: no spoon" in failed(ran)
+    assert "in spoils" in ran.stderr
+    assert not note.exists()
+
+
+async def test_a_call_after_that_raises(machine: direct.Machine) -> None:
+    """A call after the function that raises fails the task, although the function returned."""
+
+    def spoils() -> None:
+        raise LookupError("too late")
+
+    ran = await machine.run(identity, after=[direct.hook(spoils)])
+    assert "LookupError: too late" in failed(ran)
+
+
+async def test_a_forked_child_of_a_hook(machine: direct.Machine, tmp_path: Path) -> None:
+    """A child that a hook forks and lets return runs neither the function nor another hook."""
+
+    def forks() -> str:
+        child = os.fork()
+        if child == 0:
+            return "child"
+        os.waitpid(child, 0)
+        return "parent"
+
+    note = tmp_path / "ran"
+    before = [direct.hook(forks, retval="x"), direct.hook(appends(note, "before"))]
+    after = [direct.hook(forks), direct.hook(appends(note, "after"))]
+    ran = await machine.run(
+        lambda append, x: append(x), appends(note, "function"), before=before, after=after
+    )
+    assert ran.error is None
+    assert note.read_text().splitlines() == ["before", "function parent", "after"]
+
+
+async def test_hooks_cost_the_function_nothing(machine: direct.Machine) -> None:
+    """CPU time that hooks burn, themselves or in a child, is in their own phases and not in cpu_s."""
+
+    def burns() -> None:
+        end = time.process_time() + 0.3
+        while time.process_time() < end:
+            pass
+        code = "import time\nwhile time.process_time() < 0.3: pass"
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+    ran = await machine.run(identity, before=[direct.hook(burns)], after=[direct.hook(burns)])
+    assert ran.error is None
+    record = machine.records()[-1]
+    assert record["cpu_s"] < 0.05
+    assert record["phase_before_cpu_s"] >= 0.6
+    assert record["phase_after_cpu_s"] >= 0.6
+
+
+# ---- bash
+
+
+async def test_bash_commands(machine: direct.Machine, tmp_path: Path) -> None:
+    """DepsBash runs its lines in order, each by a shell, in the task's own directory."""
+    from covalent import DepsBash
+
+    lines = [f"echo one > {tmp_path}/out", f"pwd >> {tmp_path}/out && echo $((1 + 1)) >> {tmp_path}/out"]
+    ran = await machine.run(os.getcwd, before=deps(DepsBash(lines)))
+    assert (tmp_path / "out").read_text().splitlines() == ["one", ran.value, "2"]
+
+
+async def test_a_single_bash_command(machine: direct.Machine, tmp_path: Path) -> None:
+    """DepsBash takes a single line as well as a list."""
+    from covalent import DepsBash
+
+    ran = await machine.run(identity, before=deps(DepsBash(f"touch {tmp_path}/touched")))
+    assert ran.error is None
+    assert (tmp_path / "touched").exists()
+
+
+async def test_a_bash_command_that_fails(machine: direct.Machine, tmp_path: Path) -> None:
+    """A DepsBash line that fails is named with exit code and stderr, and nothing after it runs."""
+    from covalent import DepsBash
+
+    note = tmp_path / "ran"
+    commands = ["echo about to fail; echo the reason >&2; exit 9", f"touch {note}"]
+    ran = await machine.run(appends(note, "function"), before=deps(DepsBash(commands)))
+    assert isinstance(cause(ran), errors.TaskFailed)
+    for word in ("127.0.0.1", "DepsBash", commands[0], "exited 9", "the reason"):
+        assert word in failed(ran)
+    assert not note.exists()
+
+
+# ---- pip
+
+
+async def test_pip_installs_where_the_task_runs(
+    machine: direct.Machine, with_pip: str, tmp_path: Path
+) -> None:
+    """DepsPip installs into the interpreter of the task, and the function imports it at once."""
+    from covalent import DepsPip
+
+    package = wheel(tmp_path, "sst_first", "ANSWER = 42\n")
+
+    def uses() -> list[Any]:
+        import sst_first  # type: ignore[import-not-found] # installed over there
+
+        return [sst_first.ANSWER, sst_first.__file__]
+
+    options = {"python_path": with_pip}
+    before = deps(DepsPip([str(package)]))
+    answer, file = (await machine.run(uses, before=before, options=options)).value
+    assert answer == 42
+    assert file.startswith(os.path.dirname(os.path.dirname(with_pip)))
+    assert (await machine.run(uses, options=options)).value[0] == 42
+
+
+async def test_pip_provides_what_unpickling_needs(
+    machine: direct.Machine, with_pip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DepsPip runs before the function is unpickled, so it may bring the module that the function is in."""
+    from covalent import DepsPip
+
+    package = wheel(tmp_path, "sst_second", "def double(x):\n    return 2 * x\n")
+    monkeypatch.syspath_prepend(str(package))
+    import sst_second  # type: ignore[import-not-found] # a wheel is a zip, which Python imports from
+
+    options = {"python_path": with_pip}
+    without = await machine.run(sst_second.double, 21, options=options)
+    assert "needs the module 'sst_second'" in failed(without)
+    ran = await machine.run(sst_second.double, 21, before=deps(DepsPip([str(package)])), options=options)
+    assert ran.value == 42
+
+
+async def test_pip_takes_a_requirements_file(machine: direct.Machine, with_pip: str, tmp_path: Path) -> None:
+    """DepsPip with a requirements file sends its content along."""
+    from covalent import DepsPip
+
+    package = wheel(tmp_path, "sst_third", "ANSWER = 3\n")
+    listing = tmp_path / "requirements.txt"
+    listing.write_text(f"# a comment\n{package}\n")
+
+    def uses() -> Any:
+        import sst_third  # type: ignore[import-not-found] # installed over there
+
+        return sst_third.ANSWER
+
+    before = deps(DepsPip(reqs_path=str(listing)))
+    assert (await machine.run(uses, before=before, options={"python_path": with_pip})).value == 3
+
+
+async def test_pip_that_fails(machine: direct.Machine, with_pip: str, tmp_path: Path) -> None:
+    """A DepsPip that cannot install says with which interpreter, what, and what pip said."""
+    from covalent import DepsPip
+
+    absent = str(tmp_path / "absent-1.0-py3-none-any.whl")
+    ran = await machine.run(identity, before=deps(DepsPip([absent])), options={"python_path": with_pip})
+    for word in ("127.0.0.1", "-m pip install", absent, with_pip):
+        assert word in failed(ran)
+
+
+async def test_no_pip_there(machine: direct.Machine, without_pip: str) -> None:
+    """Where the interpreter has no pip, DepsPip is a RemoteEnvError with two ways out."""
+    from covalent import DepsPip
+
+    ran = await machine.run(
+        identity, before=deps(DepsPip(["anything"])), options={"python_path": without_pip}
+    )
+    assert isinstance(cause(ran), errors.RemoteEnvError)
+    for word in ("127.0.0.1", without_pip, f"{without_pip} -m ensurepip", "python_path"):
+        assert word in failed(ran)
+    assert machine.records()[-1]["error_type"] == "RemoteEnvError"
+
+
+# ---- modules and files
+
+
+async def test_a_module_by_value(
+    machine: direct.Machine, without_pip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module of one's own that is registered as DepsModule registers it needs no file over there."""
+    (tmp_path / "sst_own.py").write_text("FACTOR = 3\ndef triple(x):\n    return FACTOR * x\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import sst_own  # type: ignore[import-not-found] # written above
+
+    options = {"python_path": without_pip}
+    lacking = await machine.run(sst_own.triple, 14, options=options)
+    assert "ct.DepsModule" in failed(lacking)
+    cloudpickle.register_pickle_by_value(sst_own)
+    try:
+        assert (await machine.run(sst_own.triple, 14, options=options)).value == 42
+    finally:
+        cloudpickle.unregister_pickle_by_value(sst_own)
+
+
+async def test_a_file_transfer_without_covalent(
+    machine: direct.Machine, without_pip: str, tmp_path: Path
+) -> None:
+    """A Shutil transfer, which needs Covalent over there, says so and how to install it."""
+    import covalent as ct
+
+    (tmp_path / "from").write_text("content")
+    moved = ct.fs.FileTransfer(str(tmp_path / "from"), str(tmp_path / "to"))
+    before = [direct.hook(hook) for hook in moved.cp()]
+    ran = await machine.run(identity, before=before, options={"python_path": without_pip})
+    assert isinstance(cause(ran), errors.RemoteEnvError)
+    for word in ("127.0.0.1", "'covalent'", f"{without_pip} -m pip install covalent"):
+        assert word in failed(ran)
+
+
+async def test_a_file_transfer_with_covalent(machine: direct.Machine, tmp_path: Path) -> None:
+    """A Shutil transfer works where Covalent is, and the function is given its file names."""
+    import covalent as ct
+
+    (tmp_path / "from").write_text("content")
+    moved = ct.fs.FileTransfer(str(tmp_path / "from"), str(tmp_path / "to"))
+    names, transfer = moved.cp()
+    home = tmp_path / "home"
+    home.mkdir()
+    before = [direct.hook(names, retval="files"), direct.hook(transfer)]
+    ran = await machine.run(identity, before=before, options={"env": {"COVALENT_CONFIG_DIR": str(home)}})
+    assert ran.value == {"files": [(str(tmp_path / "from"), str(tmp_path / "to"))]}
+    assert (tmp_path / "to").read_text() == "content"
+
+
+# ---- all at once, through Covalent
+
+EVERYTHING = """
+import json, sys
+import covalent as ct
+from covalent_sshtiming import TimingSSHExecutor
+
+here, package, python, log = sys.argv[1:]
+sys.path.insert(0, here)
+import sst_helpers
+
+def note(word):
+    with open(f"{here}/order", "a") as file:
+        file.write(word + "\\n")
+    return word
+
+executor = TimingSSHExecutor(python_path=python, timing_filepath=log)
+
+@ct.electron(
+    executor=executor,
+    deps_bash=ct.DepsBash([f"echo bash >> {here}/order"]),
+    deps_pip=ct.DepsPip([package]),
+    deps_module=sst_helpers,
+    call_before=[
+        ct.DepsCall(note, args=["before"], retval_keyword="single"),
+        ct.DepsCall(note, args=["one"], retval_keyword="both"),
+        ct.DepsCall(note, args=["two"], retval_keyword="both"),
+    ],
+    call_after=[ct.DepsCall(note, args=["after"])],
+)
+def uses(x, single=None, both=None):
+    import sst_all
+    note("function")
+    return [sst_helpers.triple(x), sst_all.ANSWER, single, both]
+
+@ct.lattice
+def workflow(x):
+    return uses(x)
+
+dispatch_id = ct.dispatch(workflow)(14)
+result = ct.get_result(dispatch_id, wait=True)
+node = result.get_node_result(0)
+print(json.dumps([str(result.status), result.result, (node["error"] or "") + (node["stderr"] or "")]))
+"""
+
+
+def test_all_hooks_at_once(dispatcher: Dispatcher, with_pip: str, tmp_path: Path) -> None:
+    """One electron with every kind of hook works through the dispatcher as with Covalent's local executor."""
+    package = wheel(tmp_path, "sst_all", "ANSWER = 42\n")
+    (tmp_path / "sst_helpers.py").write_text("def triple(x):\n    return 3 * x\n")
+    log = str(tmp_path / "timing.log")
+    status, result, told = dispatch_script(dispatcher, EVERYTHING, str(tmp_path), str(package), with_pip, log)
+    assert status == "COMPLETED", told
+    assert result == [42, 42, "before", ["one", "two"]]
+    order = (tmp_path / "order").read_text().split()
+    assert order == ["bash", "before", "one", "two", "function", "after"]
