@@ -156,6 +156,8 @@ class _Run:
         host = pool.host_for(_target(self.settings, self.call.python))
         _live[self.task] = (host, self.key)
         try:
+            if self.task in _cancelled:  # while we looked at the log
+                raise TaskCancelledError
             outcome = await host.run(self.request, self.builder)
         except asyncio.CancelledError:
             # Covalent would leave the node RUNNING for ever if this one escaped.
@@ -165,7 +167,7 @@ class _Run:
             await self._record(outcomes.record_of_error(error))
             self._raise(error)
         finally:
-            del _live[self.task]
+            _live.pop(self.task, None)
         return await self._conclude(host, outcome)
 
     async def _conclude(self, host: Host, outcome: Outcome) -> Any:

@@ -6,7 +6,9 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -412,6 +414,61 @@ def test_a_cancel_after_the_end_changes_nothing(far: FarSide) -> None:
         assert line.outcome().value == 7
 
 
+# ---- damage
+
+
+def raises_with_a_long_name() -> None:
+    """Raise an error whose every text is longer than a frame."""
+    raise ModuleNotFoundError("\N{CJK UNIFIED IDEOGRAPH-4E2D}" * 50_000, name="y" * 70_000)
+
+
+def test_an_outcome_is_told_however_long_its_texts_are(far: FarSide) -> None:
+    """An error text that no frame can hold is shortened, and the outcome arrives."""
+    with far.line() as line:
+        line.submit(new_key(), raises_with_a_long_name)
+        told = line.outcome()
+    assert told.status == "failed"
+    assert told.ended["error"]["text"].startswith("ModuleNotFoundError: \N{CJK UNIFIED IDEOGRAPH-4E2D}")
+
+
+def test_a_directory_that_vanishes_makes_its_task_unknown(far: FarSide, tmp_path: Path) -> None:
+    """Whoever watches a task whose directory was removed is told so when it ends."""
+    key = new_key()
+    with far.line() as line:
+        line.submit(key, noting(tmp_path / "ran", 0.5))
+        line.expect(wire.ACCEPTED)
+        until(lambda: runs(tmp_path / "ran"), "the function to run")
+        shutil.rmtree(far.task(key))
+        line.expect(wire.UNKNOWN)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"status": 7}', b'{"result": [1, 2, 3]}'])
+def test_a_damaged_outcome_is_told_as_failed(far: FarSide, content: bytes) -> None:
+    """An outcome or a result that cannot be read ends its task, and neither agent nor connection."""
+    key = new_key()
+    with far.line() as line:
+        line.submit(key, seven)
+        line.outcome()
+        (far.task(key) / "outcome").write_bytes(content)
+        (far.task(key) / "result").unlink()
+        line.attach(key)
+        told = line.outcome()
+        assert told.status == "failed"
+        assert "cannot be read" in told.ended["error"]["text"]
+        line.acknowledge(key)
+
+
+def test_a_recycled_session_is_left_alone(tmp_path: Path) -> None:
+    """Closing a dead task kills nobody who happens to have its session's number by now."""
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        known = {"boot": places.machine()[1], "pid": other.pid, "session": other.pid, "ticks": 1}
+        (tmp_path / "started").write_text(json.dumps(known))
+        tasks.close_dead(str(tmp_path))
+        time.sleep(0.1)
+        assert other.poll() is None
+        other.kill()
+
+
 # ---- manners
 
 
@@ -425,6 +482,7 @@ def test_a_cancel_after_the_end_changes_nothing(far: FarSide) -> None:
         (wire.CANCEL, {}),
         (wire.ACK, {"key": "x" * 32}),
         (wire.OUTCOME, {}),
+        (wire.HELLO, {"client": "0" * 32, "connection": "x"}),
     ],
 )
 def test_a_senseless_frame_ends_its_connection_only(far: FarSide, kind: int, header: dict[str, Any]) -> None:
@@ -443,6 +501,21 @@ def test_nothing_is_heard_before_a_hello(far: FarSide) -> None:
     line.submit(new_key(), seven)
     with pytest.raises(EOFError):
         line.outcome()
+
+
+@pytest.mark.parametrize(
+    ("kind", "header"),
+    [(wire.PING, {"x": "y" * 65_000}), (wire.HELLO, {"client": "1" * 32, "connection": 9, "idle": 10**400})],
+)
+def test_a_frame_out_of_all_bounds_harms_nobody(far: FarSide, kind: int, header: dict[str, Any]) -> None:
+    """What one client sends never ends the agent that the others use."""
+    with far.line() as other:
+        agent = far.agent()
+        with far.line(client=new_key()) as line:
+            line.send(kind, 0, header)
+            other.attach(new_key())
+            other.expect(wire.UNKNOWN)
+        assert far.agent() == agent
 
 
 def test_an_idle_agent_goes(far: FarSide) -> None:

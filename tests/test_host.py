@@ -304,6 +304,15 @@ async def test_an_idle_connection_is_closed(sshd: SSHServer, place: Path) -> Non
         assert machine.host.connections + (0 if machine.host is host else 1) == 2
 
 
+async def test_a_task_may_come_while_an_idle_connection_closes(sshd: SSHServer, place: Path) -> None:
+    """Tasks that arrive about when the connection is given up are run, over it or over a new one."""
+    async with direct.machine(sshd, place, idle_timeout=0.05) as machine:
+        for i in range(12):
+            ran = await asyncio.wait_for(machine.run(length, bytes(i)), 20)
+            assert ran.value == i
+            await asyncio.sleep(0.046 + 0.001 * i)
+
+
 async def test_a_small_task_passes_a_large_one(sshd: SSHServer, place: Path) -> None:
     """A trivial task that is submitted while 64 MiB go up has its result long before they are there."""
     async with direct.machine(sshd, place) as machine:

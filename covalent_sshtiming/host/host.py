@@ -21,8 +21,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from covalent_sshtiming.errors import (
+    ConnectError,
     ConnectionLostError,
     HostKeyChanged,
+    ResultError,
     SSHTimingError,
     TaskDied,
     TransferError,
@@ -36,6 +38,8 @@ from covalent_sshtiming.remote import wire
 _log = logging.getLogger(__name__)
 _BACKOFF_MAX = 30.0
 _YIELD_FRAMES = 8  # upload frames between two looks at the event loop
+_OFFSET_MAX = 1 << 62
+_FRUITFUL_SECONDS = 30.0  # a session that lived so long was none of those that end right away
 _OUTPUT_MAX = 4 << 20  # bytes kept of one stream; the far side sends half of that at most
 
 Opener = Callable[[str, Receiver], Awaitable[Streams]]
@@ -102,6 +106,8 @@ class _Task:
         self.request = request
         self.sink = sink
         self.sent = False
+        self.sent_by: Session | None = None  # the first session that it was sent on
+        self.machine: object = None  # the id of the machine that it was sent to, once that is known
         self.accepted = False
         self.cancelled = False
         self.failures = 0
@@ -152,6 +158,8 @@ class Host:
         self._changed = asyncio.Event()  # a task came, a session went
         self._keeper: asyncio.Task[None] | None = None
         self._lost_at: float | None = None
+        self._opened_at = 0.0
+        self._fruitful = False  # whether this session has brought any task further
         self._closed = False
 
     def __repr__(self) -> str:
@@ -169,13 +177,12 @@ class Host:
         """Run a task to its outcome; raises one of our errors. Cancelling this await cancels the task."""
         task = _Task(next(self._task_numbers), request, sink)
         self._tasks[task.number] = task
-        self._closed = False
-        if self._session is not None and self._session.alive:
-            self._send(self._session, task)
-        if self._keeper is None or self._keeper.done():
-            self._keeper = asyncio.ensure_future(self._keep())
-        self._changed.set()
         try:
+            if self._session is not None and self._session.alive:
+                self._send(self._session, task)
+            if self._keeper is None or self._keeper.done():
+                self._keeper = asyncio.ensure_future(self._keep())
+            self._changed.set()
             return await asyncio.shield(task.future)
         except asyncio.CancelledError:
             task.future.add_done_callback(lambda future: self._abandoned(task, future))
@@ -217,6 +224,12 @@ class Host:
         self._changed.set()
         if self._keeper is not None:
             await asyncio.gather(self._keeper, return_exceptions=True)
+        for task in list(self._tasks.values()):
+            task.fail(
+                ConnectionLostError(
+                    f"{self.target}: the connection was closed; the task may still run there."
+                )
+            )
 
     # ---- one task
 
@@ -245,7 +258,8 @@ class Host:
         self._submit(session, task)
 
     def _submit(self, session: Session, task: _Task) -> None:
-        task.sent = True
+        task.sent, task.sent_by = True, task.sent_by or session
+        task.machine = task.machine or session.hello.get("machine")
         task.mark("sent")
         request = task.request
         head = {**request.head, "key": request.key, "size": request.size}
@@ -288,15 +302,32 @@ class Host:
             handler(self, task, frame)
         except SSHTimingError as error:
             task.fail(error)
-            self.cancel(task.request.key)
+            if frame.type not in (wire.REFUSED, wire.UNKNOWN):
+                self.cancel(task.request.key)
+        except Exception as error:  # noqa: BLE001 - a stranger's frame ends the task that it names, no more
+            task.fail(ResultError(f"{self.target}: a frame that it sent makes no sense ({error!r})."))
+        if frame.type != wire.UNKNOWN:
+            self._fruitful, self._lost_at = True, None
 
     def _on_accepted(self, task: _Task, _: wire.Frame) -> None:
         task.accepted = True
         task.mark("accepted")
 
     def _on_unknown(self, task: _Task, _: wire.Frame) -> None:
-        """Submit again what was never accepted; what was accepted and is unknown now has died."""
+        """Submit again what was never accepted; what was accepted and is unknown now has died.
+
+        Another machine behind the same name knows nothing, and says nothing about the task.
+        """
+        here = self._machine.get("machine")
+        if task.machine and here and task.machine != here and self._session is not None:
+            self._session.fail(
+                ConnectError(
+                    f"{self.target}: another machine answers ({self._machine.get('hostname')!s:.80})."
+                )
+            )
+            return
         if not task.accepted and self._session is not None:
+            self._stop_upload(task)
             self._submit(self._session, task)
             return
         raise TaskDied(
@@ -317,7 +348,7 @@ class Host:
     def _on_stream(self, task: _Task, frame: wire.Frame) -> None:
         task.mark("told")
         number, offset = frame.header.get("fd"), frame.header.get("offset")
-        if number in (1, 2) and isinstance(offset, int) and offset >= 0:
+        if type(number) is int and number in (1, 2) and type(offset) is int and 0 <= offset < _OFFSET_MAX:
             task.outputs[number - 1].add(offset, frame.body)
 
     def _on_result(self, task: _Task, frame: wire.Frame) -> None:
@@ -349,17 +380,37 @@ class Host:
     # ---- connecting
 
     async def _keep(self) -> None:
-        """Connect while there is anything to do, reconnect after each loss, let go when idle."""
-        while not self._closed and (self._tasks or self._session is not None):
-            if self._session is None:
-                await self._connect()
-                continue
-            self._changed.clear()
-            if not self._session.alive:
-                await self._drop_session()
-            elif not await self._wait_for_change():
-                break
+        """Connect while there is anything to do, reconnect after each loss, let go when idle.
+
+        A task may come while an idle session is being closed, so that only ends a round of the loop.
+        """
+        try:
+            while not self._closed and (self._tasks or self._session is not None):
+                if self._session is None:
+                    await self._connect()
+                    continue
+                self._changed.clear()
+                if not self._session.alive:
+                    await self._after_loss()
+                elif not await self._wait_for_change():
+                    await self._drop_session()
+        except Exception as error:  # noqa: BLE001 - a bug of ours must end tasks, not hang them
+            _log.exception("connection.failed host=%s", self.target.label)
+            for task in list(self._tasks.values()):
+                task.fail(error)
+        finally:
+            await self._drop_session()
+
+    async def _after_loss(self) -> None:
+        """Clear away a lost session; one that brought nothing counts as a failed attempt to connect."""
+        fruitful = self._fruitful or time.monotonic() - self._opened_at > _FRUITFUL_SECONDS
+        if fruitful:
+            self._lost_at = time.monotonic()
         await self._drop_session()
+        if not fruitful and self._tasks:
+            await self._after_failure(
+                ConnectError(f"{self.target}: the connection ended right after its greeting.")
+            )
 
     async def _wait_for_change(self) -> bool:
         """Wait until something changed; False once the session has been idle for long enough."""
@@ -378,7 +429,7 @@ class Host:
 
     def _on_lost(self, session: Session) -> None:
         if session is self._session:
-            self._lost_at = time.monotonic()
+            self._lost_at = self._lost_at or time.monotonic()
             self._changed.set()
             for task in self._tasks.values():
                 self._stop_upload(task)
@@ -396,10 +447,12 @@ class Host:
             await session.close()
             await self._after_failure(error)
             return
-        except Exception as error:  # noqa: BLE001 - a bug, here or in a library, must end tasks, not hang them
+        except Exception as error:  # noqa: BLE001 - what no translation knows: final for a task that was not sent
+            _log.exception("connect.failed host=%s", self.target.label)
             await session.close()
-            for task in list(self._tasks.values()):
-                task.fail(error)
+            unforeseen = ConnectError(f"{self.target}: connecting failed ({printable(repr(error))}).")
+            unforeseen.retriable = False
+            await self._after_failure(unforeseen)
             return
         await self._begin(session)
 
@@ -407,19 +460,22 @@ class Host:
         """Hand a fresh session its tasks, in one step; then wait for its hello, which may bring an error."""
         self.connections += 1
         self._session = session
+        self._opened_at, self._fruitful = time.monotonic(), False
         for number, header in self._unacknowledged.items():
             session.send(wire.ACK, number, header)
-        fresh = [task for task in self._tasks.values() if not task.sent]
         for task in list(self._tasks.values()):
             self._send(session, task)
         try:
-            await session.greeted()
-            self._lost_at = None
+            self._machine = await session.greeted()
+            for task in self._tasks.values():
+                if task.sent_by is session:
+                    task.machine = self._machine.get("machine")
             _log.info("connect.complete host=%s", self.target.label)
         except SSHTimingError as error:
             self._session = None
-            for task in fresh:
-                task.sent = False  # nobody was there to read what we wrote
+            for task in self._tasks.values():
+                if task.sent_by is session and not task.accepted:
+                    task.sent, task.sent_by = False, None  # nobody was there to read what we wrote
             await session.close()
             await self._after_failure(error)
 

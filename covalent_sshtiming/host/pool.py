@@ -53,5 +53,5 @@ def hosts() -> list[Host]:
 
 async def close_all() -> None:
     """Close every connection of the running loop; what runs on the machines goes on."""
-    await asyncio.gather(*(host.close() for host in hosts()))
-    _hosts.pop(asyncio.get_running_loop(), None)
+    closing = _hosts.pop(asyncio.get_running_loop(), {})
+    await asyncio.gather(*(host.close() for host in closing.values()))

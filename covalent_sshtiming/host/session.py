@@ -107,6 +107,8 @@ class Session:
 
     def received(self, data: bytes) -> None:
         """Take bytes from the far side: preamble first, frames then."""
+        if self._ended:
+            return
         self._heard = time.monotonic()
         try:
             if self._preamble is not None:
@@ -118,12 +120,12 @@ class Session:
                 data = found[1]
             for frame in self._decoder.feed(data):
                 self._take(frame)
-        except (ProtocolError, wire.ProtocolError) as error:
-            self._fail(ProtocolError(f"{self._target}: {error}. Is something else answering there?"))
+        except Exception as error:  # noqa: BLE001 - whatever a stranger's bytes set off ends this connection only
+            self.fail(ProtocolError(f"{self._target}: {error}. Is something else answering there?"))
 
     def _take(self, frame: wire.Frame) -> None:
         if frame.type == wire.PING:
-            self.send(wire.PONG, 0, frame.header)
+            self.send(wire.PONG)
         elif frame.type == wire.HELLO:
             self.hello = frame.header
             _settle(self._greeted, None)
@@ -144,9 +146,10 @@ class Session:
     def lost(self, status: int | None) -> None:
         """Note the end of the streams, and tell the host once."""
         self._status = status
-        self._fail(self._early_end(status))
+        self.fail(self._early_end(status))
 
-    def _fail(self, error: SSHTimingError) -> None:
+    def fail(self, error: SSHTimingError) -> None:
+        """End this connection for a reason of our own, and tell the host once."""
         if self._ended:
             return
         self._ended = True
@@ -164,6 +167,11 @@ class Session:
         if "SSHTIMING-spool:" in said:
             cause = said.split("SSHTIMING-spool:")[1].strip()
             return TransferError(f"{target}: no place for tasks: {cause}. Set remote_spool to another one.")
+        if "SSHTIMING-cache:" in said:
+            cause = said.split("SSHTIMING-cache:")[1].strip()
+            return TransferError(
+                f"{target}: our program cannot be stored there: {cause}. Set remote_cache to another place."
+            )
         if "SSHTIMING-agent:" in said:
             return RemoteEnvError(f"{target}: {said.split('SSHTIMING-agent:')[1].strip()}")
         if status in NO_PYTHON:
@@ -192,7 +200,7 @@ class Session:
         while not self._ended:
             await asyncio.sleep(PING_SECONDS)
             if time.monotonic() - self._heard > SILENCE_SECONDS:
-                self._fail(ConnectError(f"{self._target}: nothing was heard for {SILENCE_SECONDS:g} s."))
+                self.fail(ConnectError(f"{self._target}: nothing was heard for {SILENCE_SECONDS:g} s."))
                 return
             self.send(wire.PING)
 

@@ -44,7 +44,7 @@ class Agent:
         self._foreman = Foreman(base, name, self._facts, self._crew, self._selector, self._deliver)
         self._desk = Desk(self._foreman, name, self._drop_older)
         self._busy_at = self._pinged = self._looked = time.monotonic()
-        self._expire_at = 0.0
+        self._expire_at = self._refill_at = 0.0
         self._warm = False
         self._selector.register(door, selectors.EVENT_READ, self._answer_door)
 
@@ -63,17 +63,19 @@ class Agent:
                 return
 
     def _safely(self, act: "Callable[[], None]") -> None:
-        """Do one thing; a full disk or a lack of descriptors ends that thing, never the agent."""
+        """Do one thing; what goes wrong with it goes to our log, and never ends the agent."""
         try:
             act()
-        except OSError as error:
-            sys.stderr.write("%s\n" % error)
+        except Exception:  # noqa: BLE001 - tasks of other clients depend on this process
+            sys.excepthook(*sys.exc_info())
             sys.stderr.flush()
 
     def _patience(self) -> float:
         """Seconds to wait for an event: none while there is something to prepare."""
-        if self._connections and (not self._warm or len(self._crew) < crew.AHEAD):
-            return 0.0 if self._warm else 0.01
+        if self._connections and not self._warm:
+            return 0.01
+        if self._connections and len(self._crew) < crew.AHEAD and time.monotonic() >= self._refill_at:
+            return 0.0
         return POLL_SECONDS if self._foreman.must_look else TICK_SECONDS
 
     def _keep_time(self) -> None:
@@ -90,7 +92,8 @@ class Agent:
             self._foreman.take_stock()
         if self._connections:
             self._warm_up()
-            self._crew.refill()
+            if len(self._crew) < crew.AHEAD and now >= self._refill_at and not self._crew.refill():
+                self._refill_at = now + TICK_SECONDS
 
     def _warm_up(self) -> None:
         """Import, once the first hello is out, what every worker will need."""
@@ -169,6 +172,8 @@ class Agent:
     def _hear(self, connection: Connection) -> None:
         def act() -> None:
             for frame in connection.read():
+                if connection.closed:
+                    raise Gone
                 self._desk.answer(connection, frame)
 
         self._guard(connection, act)
@@ -181,8 +186,10 @@ class Agent:
         try:
             act()
             connection.write()
-        except (Gone, OSError) as error:
-            sys.stderr.write("a connection ended: %r\n" % error)
+        except Exception as error:  # noqa: BLE001 - whatever a client sets off costs it the connection
+            if not isinstance(error, Gone):
+                sys.excepthook(*sys.exc_info())
+                sys.stderr.flush()
             self._drop(connection)
             return
         registered = connection.writing in self._selector.get_map()

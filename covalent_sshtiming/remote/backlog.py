@@ -69,7 +69,10 @@ class Slots:
         for number in range(most if most > 0 else self._default):
             if number in self._ours:
                 continue
-            handle = places.try_lock(os.path.join(self._room, str(number)))
+            try:
+                handle = places.try_lock(os.path.join(self._room, str(number)))
+            except OSError:  # no descriptor to be had just now
+                return None
             if handle is not None:
                 self._ours[number] = key
                 return [handle]

@@ -30,6 +30,7 @@ class Connection:
         self.reading = reading
         self.writing = writing
         self.client = ""
+        self.closed = False  # its descriptors' numbers may be another's by now
         self.uploads: "Dict[int, Any]" = {}
         self.heard = time.monotonic()
         self._decoder = wire.Decoder()
@@ -40,6 +41,7 @@ class Connection:
 
     def read(self) -> "List[wire.Frame]":
         """Return the frames that have arrived; raises Gone at the end or on garbage."""
+        self._check_open()
         try:
             data = os.read(self.reading, READ_PIECE)
         except BlockingIOError:
@@ -56,6 +58,7 @@ class Connection:
 
     def send(self, kind: int, task: int = 0, header: "Dict[str, Any]" = {}) -> None:  # noqa: B006 - never written to
         """Queue a small frame; it leaves with the next `write`."""
+        self._check_open()
         self._out += wire.encode(kind, task, header)
         if len(self._out) > OUT_MAX:
             raise Gone
@@ -71,6 +74,7 @@ class Connection:
 
     def write(self) -> None:
         """Write what goes without waiting; raises Gone if the other end has gone."""
+        self._check_open()
         while self.wants_to_write:
             self._fill()
             try:
@@ -92,8 +96,13 @@ class Connection:
                 self._out += frame
                 self._downloads.append(frames)
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise Gone
+
     def close(self) -> None:
         """Let go of the descriptors; the doorman sees it and ends."""
+        self.closed = True
         for handle in {self.reading, self.writing}:
             os.close(handle)
         self.link.close()

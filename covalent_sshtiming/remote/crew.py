@@ -46,7 +46,10 @@ class Crew:
             control.close()
 
     def _fork(self) -> "Optional[socket.socket]":
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError:  # EMFILE
+            return None
         try:
             pid = os.fork()
         except OSError:  # EAGAIN, ENOMEM: the machine is full; the task waits

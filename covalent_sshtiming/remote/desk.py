@@ -6,12 +6,15 @@ a hello, ends the connection and nothing else.
 
 import os
 import signal
+import sys
 import time
 from typing import Callable, Dict, Optional, Tuple
 
 from . import places, platforms, tasks, uploads, wire
 from .connection import Connection, Gone
 from .foreman import Foreman
+
+IDLE_MAX = 1e9  # seconds
 
 
 class Desk:
@@ -50,15 +53,18 @@ class Desk:
         known = places.read_json(record) or {}
         if number <= int(known.get("connection", -1)):
             raise Gone
-        places.replace(record, ('{"connection": %d}' % number).encode())
+        try:
+            places.replace(record, ('{"connection": %d}' % number).encode())
+        except OSError as error:  # a full disk: what is there can still be fetched, nothing new be stored
+            sys.stderr.write("no record of a client: %s\n" % error)
         self._drop_older(client)
         connection.client = client
         idle = frame.header.get("idle")
-        if isinstance(idle, (int, float)) and idle >= 0:
+        if isinstance(idle, (int, float)) and 0 <= idle <= IDLE_MAX:
             self.idle_seconds = float(idle)
 
-    def _ping(self, connection: Connection, frame: wire.Frame) -> None:
-        connection.send(wire.PONG, 0, dict(frame.header, time=time.time()))
+    def _ping(self, connection: Connection, _: wire.Frame) -> None:
+        connection.send(wire.PONG, 0, {"time": time.time()})
 
     def _pong(self, connection: Connection, frame: wire.Frame) -> None:
         """Nothing: that it was heard is what counts."""
@@ -150,6 +156,9 @@ class Desk:
             os.mkdir(directory, 0o700)
         except FileExistsError:
             pass
+        except OSError as error:  # a full disk: what was never stored cannot run either
+            sys.stderr.write("no room to cancel: %s\n" % error)
+            return
         pid = self._foreman.cancel(key)
         if pid is not None:
             platforms.send_signal([pid], signal.SIGTERM)

@@ -61,13 +61,9 @@ def read_exactly(size):
     return b"".join(parts)
 
 
-def store(data, place):
-    # type: (bytes, str) -> None
+def store(data, scratch, place):
+    # type: (bytes, str, str) -> None
     """Unpack the archive beside its place and rename it there; the first one stays."""
-    import shutil
-    import tempfile
-
-    scratch = tempfile.mkdtemp(prefix=".new-", dir=os.path.dirname(place))
     for name, source in json.loads(zlib.decompress(data).decode("utf-8")).items():
         path = os.path.join(scratch, *name.split("/"))
         if not os.path.isdir(os.path.dirname(path)):
@@ -77,7 +73,6 @@ def store(data, place):
     try:
         os.rename(scratch, place)
     except OSError:
-        shutil.rmtree(scratch, ignore_errors=True)
         if not os.path.isdir(place):
             raise
 
@@ -94,6 +89,8 @@ def archive(params):
     # type: (Dict[str, Any]) -> str
     """Return the archive's place in the cache, asking for the archive if it is not there."""
     import hashlib
+    import shutil
+    import tempfile
 
     cache = os.path.expanduser(params["cache"] or "~/.cache/covalent-sshtiming")
     place = os.path.join(os.path.abspath(cache), params["archive"][:32])
@@ -103,11 +100,18 @@ def archive(params):
         return place
     if not os.path.isdir(cache):
         os.makedirs(cache, 0o700)
+    scratch = tempfile.mkdtemp(prefix=".new-", dir=os.path.dirname(place))
     announce(params["nonce"], {"archive": "need"})
-    data = read_exactly(params["size"])
-    if hashlib.sha256(data).hexdigest() != params["archive"]:
-        sys.exit(5)
-    store(data, place)
+    try:
+        data = read_exactly(params["size"])
+        if hashlib.sha256(data).hexdigest() != params["archive"]:
+            sys.exit(5)
+        store(data, scratch, place)
+    except (OSError, IOError) as error:
+        sys.stderr.write("SSHTIMING-cache: %s\n" % error)
+        sys.exit(6)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return place
 
 

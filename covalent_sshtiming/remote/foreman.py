@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from . import backlog, crew, places, supervisor, tasks
+from . import backlog, crew, places, supervisor, tasks, wire
 from .connection import Connection
 
 _Watch = Tuple[Connection, int, Tuple[int, int]]  # who, its task number, the output it has already
@@ -64,11 +64,11 @@ class Foreman:
 
     def take_stock(self) -> None:
         """Remove what is too old, and queue what an agent before us left waiting."""
-        tasks.expire(self.base)
         for _, directory in tasks.every(self.base):
             head = tasks.read_head(directory)
             if head and head.get("agent") == self._name and tasks.state(directory) == tasks.WAITING:
                 self.enqueue(head)
+        tasks.expire(self.base)
 
     def enqueue(self, head: "Dict[str, Any]") -> None:
         """Queue a task whose request is on disk."""
@@ -76,7 +76,9 @@ class Foreman:
             self._backlog.add(dict(head, queued=time.monotonic()))
 
     def watch(self, connection: Connection, task: int, key: str, have: "Tuple[int, int]") -> None:
-        """Have the task's end delivered to a connection."""
+        """Have the task's end delivered to a connection, unless that has gone meanwhile."""
+        if connection.closed:
+            return
         self._watchers.setdefault(key, []).append((connection, task, have))
 
     def unwatch(self, connection: Connection) -> None:
@@ -128,9 +130,11 @@ class Foreman:
         slots = self._slots.take(key, most if isinstance(most, int) else 0)
         if slots is None:
             return False
-        control = self._crew.send({name: head.get(name) for name in _ORDER}, slots)
-        for handle in slots:
-            os.close(handle)
+        try:
+            control = self._crew.send({name: head.get(name) for name in _ORDER}, slots)
+        finally:
+            for handle in slots:
+                os.close(handle)
         if control is None:
             self._slots.free(key)
             return False
@@ -153,13 +157,16 @@ class Foreman:
         del self._controls[key]
         self._slots.free(key)
         crew.reap()
-        self._settle(key)
+        self._settle(key, lost=True)
 
-    def _settle(self, key: str) -> None:
-        """Act on the state of a task that no supervisor of ours has."""
+    def _settle(self, key: str, lost: bool = False) -> None:
+        """Act on the state of a task that no supervisor of ours has, or that one has just let go."""
         found = self.find(key)
-        if found == tasks.WAITING:
+        if found == tasks.WAITING and lost:
             found = self._note_loss(key)
+        if found == tasks.UNKNOWN:  # somebody has removed its directory
+            for connection, task, _ in self._watchers.pop(key, []):
+                self._deliver(connection, iter([wire.encode(wire.UNKNOWN, task)]))
         if found == tasks.ENDED:
             self._ended(key)
 

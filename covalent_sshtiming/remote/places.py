@@ -110,6 +110,9 @@ def create(path: str, content: bytes = b"") -> bool:
     try:
         if content:
             write_all(handle, content)
+    except OSError:
+        os.unlink(path)  # a torn file says something that is not so
+        raise
     finally:
         os.close(handle)
     return True

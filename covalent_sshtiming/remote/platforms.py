@@ -8,7 +8,7 @@ import ctypes
 import os
 import signal
 import sys
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG = 1
@@ -62,6 +62,12 @@ def stat_fields(pid: int) -> "List[str]":
             return file.read().rpartition(b")")[2].decode().split()
     except OSError:
         return []
+
+
+def start_ticks(pid: int) -> "Optional[int]":
+    """Return when a process started, in clock ticks since boot (/proc/<pid>/stat); None if it is gone."""
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields else None
 
 
 def descendants(pid: int) -> "List[int]":

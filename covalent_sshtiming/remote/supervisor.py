@@ -23,6 +23,8 @@ from . import meter, places, platforms, pump, worker
 WAKE_BYTES = 4096
 SLOTS_MAX = 64  # descriptors in one order
 CANCEL_GRACE = 5.0  # seconds between TERM and KILL for a cancel or the time limit
+PUBLISH_SECONDS = 1.0
+PUBLISH_TRIES = 600
 RETRY_KILL = 0.05  # seconds between rounds of killing what is left
 
 
@@ -46,6 +48,7 @@ def _be_worker(parent: int, go: int, out: int, err: int, spool: str, mask: int) 
     code = 1
     try:
         platforms.die_with_parent(parent)
+        os.setpgid(0, 0)  # a task that kills its process group means its own
         signal.set_wakeup_fd(-1)
         for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
@@ -149,7 +152,8 @@ class Supervisor:
         return os.path.join(self.directory, name)
 
     def _identity(self) -> "Dict[str, Any]":
-        return {"boot": places.machine()[1], "pid": os.getpid(), "session": os.getsid(0)}
+        ticks = platforms.start_ticks(os.getpid())
+        return {"boot": places.machine()[1], "pid": os.getpid(), "session": os.getsid(0), "ticks": ticks}
 
     def _run(self) -> None:
         self.crew.stdout.open(self._path(places.STDOUT))
@@ -285,10 +289,24 @@ class Supervisor:
         return figures
 
     def _publish(self, ended: "Dict[str, Any]") -> None:
-        places.publish(self._path(places.OUTCOME), json.dumps(ended).encode())
+        content = json.dumps(ended).encode()
+        for _ in range(PUBLISH_TRIES):
+            if self._try_publish(content):
+                break
+            time.sleep(PUBLISH_SECONDS)
         for slot in self.order["slots"]:
             os.close(slot)
         self._tell(b"o")
+
+    def _try_publish(self, content: bytes) -> bool:
+        """Publish, or say False where the disk has no room: what the task has done is worth a wait."""
+        try:
+            places.publish(self._path(places.OUTCOME), content)
+        except FileNotFoundError:  # somebody has removed the directory: nobody will ask
+            pass
+        except OSError:
+            return False
+        return True
 
     def _tell(self, word: bytes) -> None:
         """Wake the agent, which may be gone."""

@@ -16,6 +16,7 @@ from . import places, platforms, pump, supervisor, wire
 
 ENDED, RUNNING, DIED, WAITING, UNKNOWN = "ended", "running", "died", "waiting", "unknown"
 _LENGTH = struct.Struct("!I")
+FIT_STEP = 64  # characters below which a text gives no more way
 _HEAD_MAX = wire.MAX_HEADER
 
 
@@ -45,12 +46,18 @@ def close_dead(directory: str) -> None:
     else:
         text = "lost its supervisor, which something killed"
         session = started.get("session")
-        if isinstance(session, int) and session > 1:
+        if isinstance(session, int) and session > 1 and _is_same(session, started.get("ticks")):
             platforms.send_signal(platforms.session_members(session), signal.SIGKILL)
     ended = supervisor.outcome("killed", {"class": "TaskDied", "text": text})
     for name in (places.STDOUT, places.STDERR):
         ended[name] = _size(os.path.join(directory, name))
     finish(directory, ended)
+
+
+def _is_same(session: int, ticks: "Any") -> bool:
+    """Whether a session number still means the task's: its leader is gone, or started when it did."""
+    now = platforms.start_ticks(session)
+    return now is None or now == ticks
 
 
 def finish(directory: str, ended: "Dict[str, Any]") -> None:
@@ -103,22 +110,33 @@ def expire(base: str) -> None:
             old = os.lstat(directory).st_mtime < limit
         except OSError:
             continue
-        if old and state(directory) in (ENDED, UNKNOWN):
+        if old and state(directory) in (ENDED, UNKNOWN, DIED):
             places.remove_tree(directory)
     clients = os.path.join(base, "clients")
     for name in os.listdir(clients):
         path = os.path.join(clients, name)
-        if os.lstat(path).st_mtime < limit:
-            os.unlink(path)
+        try:
+            if os.lstat(path).st_mtime < limit:
+                os.unlink(path)
+        except OSError:  # another agent was quicker
+            pass
 
 
 def delivery(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[bytes]":
     """Yield the frames that tell a client all of an ended task: output, result, outcome last."""
+    try:
+        for frame in _telling(directory, task, have):
+            yield frame
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        text = "left an outcome or a result that cannot be read (%s)" % error
+        ended = supervisor.outcome("failed", {"class": "TaskDied", "text": text[:1000]})
+        yield wire.encode(wire.OUTCOME, task, body=json.dumps(ended).encode())
+
+
+def _telling(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[bytes]":
     ended = places.read_json(os.path.join(directory, places.OUTCOME))
     if ended is None:
-        ended = supervisor.outcome(
-            "failed", {"class": "TaskDied", "text": "left an outcome that cannot be read"}
-        )
+        raise ValueError("no outcome")
     for number, name in enumerate((places.STDOUT, places.STDERR)):
         path = os.path.join(directory, name)
         for offset, data in pump.read_stream(path, int(ended[name]), have[number]):
@@ -138,6 +156,9 @@ def _fitting(ended: "Dict[str, Any]") -> bytes:
         if len(body) <= wire.MAX_BODY:
             return body
         error = ended["error"]
+        longest = max(len(error["text"]), len(error.get("traceback") or ""))
+        if longest < FIT_STEP:
+            raise ValueError("outcome of %d bytes" % len(body))
         name = max(("text", "traceback"), key=lambda name: len(error.get(name) or ""))
         kept = len(error[name]) // 3
         ended = dict(ended, error=dict(error, **{name: error[name][:kept] + " [...] " + error[name][-kept:]}))

@@ -271,7 +271,7 @@ def describe(error: BaseException, phase: str) -> "Dict[str, Any]":
         return _error("RemoteEnvError", str(error), None)
     if isinstance(error, ModuleNotFoundError) and error.name:
         found = _error("RemoteEnvError", _text(error), error)
-        found["module"] = error.name.split(".")[0]
+        found["module"] = error.name.split(".")[0][:200]
         return found
     if phase == "start":
         return _error("TransferError", _text(error), error)
