@@ -98,11 +98,11 @@ class Preamble:
         self._held += data
         start = self._held.find(self._mark)
         self.noise = bytes(self._held if start < 0 else self._held[:start])[:NOISE_MAX]
+        least = start if start >= 0 else len(self._held) - len(self._mark) + 1  # noise for sure
+        if least > NOISE_MAX:
+            self._held.clear()
+            raise ProtocolError(f"its login shell printed over {NOISE_MAX} bytes before our program spoke")
         if start < 0:
-            if len(self._held) > NOISE_MAX:
-                raise ProtocolError(
-                    f"its login shell printed over {NOISE_MAX} bytes before our program spoke"
-                )
             return None
         end = self._held.find(b"\n", start, start + LINE_MAX)
         if end < 0:

@@ -83,6 +83,10 @@ def check_owner(place):
     found = os.lstat(place)
     if found.st_uid != os.getuid() or found.st_mode & 0o022:
         raise OSError("%s belongs to, or can be written by, another user" % place)
+    cache = os.path.dirname(place)  # in which others could put something else in its place
+    found = os.stat(cache)
+    if found.st_uid not in (0, os.getuid()) or (found.st_mode & 0o022 and not found.st_mode & 0o1000):
+        raise OSError("%s belongs to, or can be written by, another user" % cache)
 
 
 def archive(params):
@@ -107,6 +111,7 @@ def archive(params):
         if hashlib.sha256(data).hexdigest() != params["archive"]:
             sys.exit(5)
         store(data, scratch, place)
+        check_owner(place)  # it may be somebody else's that came first
     except (OSError, IOError) as error:
         sys.stderr.write("SSHTIMING-cache: %s\n" % error)
         sys.exit(6)

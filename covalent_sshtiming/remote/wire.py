@@ -8,7 +8,7 @@ it never holds more than one whole frame beyond what it was just fed.
 
 import json
 import struct
-from typing import Any, Dict, Iterator, NamedTuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional
 
 VERSION = 1
 MAX_HEADER = 0xFFFF  # bytes of JSON in one frame
@@ -78,9 +78,12 @@ class Decoder:
 
     def __init__(self) -> None:
         self._buffer = bytearray()
+        self._refused: "Optional[ProtocolError]" = None
 
     def feed(self, data: bytes) -> "Iterator[Frame]":
         """Add `data` and yield each frame that is whole; raises ProtocolError."""
+        if self._refused is not None:
+            raise self._refused
         self._buffer += data
         at = 0
         try:
@@ -95,6 +98,10 @@ class Decoder:
                 body = bytes(self._buffer[body_at:end])
                 at = end
                 yield Frame(kind, task, header, body)
+        except ProtocolError as error:
+            self._refused = error
+            at = len(self._buffer)  # nothing after it can be trusted, so none of it is kept
+            raise
         finally:
             del self._buffer[:at]
 
