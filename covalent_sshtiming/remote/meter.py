@@ -5,9 +5,11 @@ threads, `getrusage(RUSAGE_CHILDREN)` for the descendants it has waited for. Onl
 mean anything: rusage survives exec, so absolutes contain what ran before us.
 """
 
+import mmap
 import resource
+import struct
 import time
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 
 class Snapshot(NamedTuple):
@@ -30,6 +32,25 @@ def snapshot() -> Snapshot:
         resource.getrusage(resource.RUSAGE_SELF),
         resource.getrusage(resource.RUSAGE_CHILDREN),
     )
+
+
+_SHARED = struct.Struct("=dd")  # wall and CPU seconds at the call's first mark
+
+
+def shared_page() -> "mmap.mmap":
+    """Return a page of zeros that a fork shares."""
+    return mmap.mmap(-1, mmap.PAGESIZE)
+
+
+def share(page: "Any", mark: Snapshot) -> None:
+    """Leave the call's first mark where the supervisor finds it."""
+    _SHARED.pack_into(page, 0, mark.wall, mark.cpu)
+
+
+def shared(page: "Any") -> "Optional[Tuple[float, float]]":
+    """Return (wall, CPU) of the call's first mark; None if the call was never reached."""
+    wall, cpu = _SHARED.unpack_from(page, 0)
+    return (wall, cpu) if wall else None
 
 
 def exact(value: float) -> float:
@@ -62,7 +83,6 @@ def call_figures(before: Snapshot, after: Snapshot) -> "Dict[str, Any]":
         "ctx_involuntary": int(_rise(before, after, "ru_nivcsw")),
         "faults_minor": int(_rise(before, after, "ru_minflt")),
         "faults_major": int(_rise(before, after, "ru_majflt")),
-        "cpu_source": "rusage",
     }
 
 

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import meter, places, platforms, pump, worker
 
@@ -33,19 +33,21 @@ class Standby:
 
     def __init__(self, mask: int, spool: str) -> None:
         out, err, go = os.pipe(), os.pipe(), os.pipe()
+        self.page = meter.shared_page()
         parent = os.getpid()
         self.pid = os.fork()
         if self.pid == 0:
-            _be_worker(parent, go[0], out[1], err[1], spool, mask)
+            _be_worker(parent, (go[0], out[1], err[1]), spool, mask, self.page)
         for handle in (out[1], err[1], go[0]):
             os.close(handle)
         self.go = go[1]
         self.stdout, self.stderr = pump.Pump(out[0]), pump.Pump(err[0])
 
 
-def _be_worker(parent: int, go: int, out: int, err: int, spool: str, mask: int) -> None:
+def _be_worker(parent: int, pipes: "Tuple[int, int, int]", spool: str, mask: int, page: "Any") -> None:
     """Wait to be let go, then run the task; never returns."""
     code = 1
+    go, out, err = pipes
     try:
         platforms.die_with_parent(parent)
         os.setpgid(0, 0)  # a task that kills its process group means its own
@@ -61,7 +63,7 @@ def _be_worker(parent: int, go: int, out: int, err: int, spool: str, mask: int) 
         directory = os.read(go, WAKE_BYTES).decode()
         os.close(go)
         if directory:
-            worker.run(directory, spool, mask)
+            worker.run(directory, spool, mask, page)
             code = 0
     finally:
         os._exit(code)
@@ -127,6 +129,7 @@ class Supervisor:
         self.wakeup = wakeup
         self.status: "Optional[int]" = None
         self.usage: "Any" = None
+        self.orphans: "List[Tuple[int, float, float]]" = []  # pid, when reaped, CPU seconds
         self.reason = ""  # why we are killing: cancelled, timeout
         self.limit_at = self.kill_at = float("inf")
         self.agent_gone = False
@@ -235,6 +238,8 @@ class Supervisor:
                 return True
             if pid == self.crew.pid:
                 self.status, self.usage, self.left = status, usage, time.monotonic()
+            else:
+                self.orphans.append((pid, time.monotonic(), meter.seconds(usage)))
 
     def _signal(self, number: int) -> None:
         if platforms.LINUX:
@@ -271,22 +276,47 @@ class Supervisor:
 
     def _figures(self, report: "Dict[str, Any]") -> "Dict[str, Any]":
         """The record's far part: the call, the phases, and the whole worker by wait4."""
-        figures = dict(report.get("call") or {})
+        figures = self._call_figures(dict(report.get("call") or {}))
         marked = 0.0
         for name, cost in (report.get("phases") or {}).items():
             marked += cost["cpu_s"]
             figures["phase_%s_wall_s" % name] = cost["wall_s"]
             figures["phase_%s_cpu_s" % name] = cost["cpu_s"]
         if self.usage is not None:
-            figures["cpu_total_s"] = meter.exact(meter.seconds(self.usage))
+            own = meter.seconds(self.usage)
+            figures["cpu_total_s"] = meter.exact(own + sum(cpu for _, _, cpu in self.orphans))
             if report:
-                figures["phase_exit_cpu_s"] = max(0.0, meter.exact(figures["cpu_total_s"] - marked))
+                figures["phase_exit_cpu_s"] = max(0.0, meter.exact(own - marked))
         figures["phase_queue_wall_s"] = max(0.0, self.woken - float(self.order["queued"]))
         if report:
             figures["phase_exit_wall_s"] = max(0.0, meter.exact(self.left - report["left"]))
         for name in ("started", "finished"):
             figures[name] = report.get(name)
         return figures
+
+    def _call_figures(self, call: "Dict[str, Any]") -> "Dict[str, Any]":
+        """The call's figures with what was born in it and ended after it, or was orphaned.
+
+        `wait4` on an orphan gives what it has used in all. Those that were there before the call are
+        not the call's, nor those that were born after it.
+        """
+        older, alive = call.pop("older", ()), call.pop("alive", ())
+        began, ended = call.pop("began", None), call.pop("ended", float("inf"))
+        if not call:  # killed before its second mark: the first one is on the shared page
+            first = meter.shared(self.crew.page)
+            if first is None or self.usage is None:
+                return {}
+            began, cpu = first
+            call = {"cpu_s": max(0.0, meter.seconds(self.usage) - cpu), "wall_s": self.left - began}
+            call["cpu_complete"] = platforms.LINUX
+        late = 0.0
+        for pid, when, cpu in self.orphans:
+            if pid not in older and when >= began and (when <= ended or pid in alive):
+                late += cpu
+        call["cpu_late_s"] = meter.exact(late)
+        call["cpu_s"] = meter.exact(call["cpu_s"] + late)
+        call["cpu_source"] = "wait4_subreaper" if platforms.LINUX else "rusage"
+        return call
 
     def _publish(self, ended: "Dict[str, Any]") -> None:
         content = json.dumps(ended).encode()

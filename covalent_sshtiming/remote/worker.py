@@ -13,9 +13,9 @@ import random
 import sys
 import time
 import traceback
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, MutableSequence, Optional, Tuple
 
-from . import hooks, meter, places
+from . import hooks, meter, places, platforms, surroundings
 
 REPORT = "report"
 TRACEBACK_CHARS = 16000
@@ -28,9 +28,14 @@ class TooLarge(Exception):
 
 
 class Phases:
-    """The marks: which phase runs now, and what each one that has ended cost."""
+    """The marks: which phase runs now, and what each one that has ended cost.
 
-    def __init__(self, woken: float) -> None:
+    `shared` is a page that the supervisor sees too: where a task is killed in its call, it has
+    from there what was used before.
+    """
+
+    def __init__(self, woken: float, shared: "MutableSequence[int]") -> None:
+        self._shared = shared
         self.name = "start"
         self.costs: "Dict[str, Dict[str, float]]" = {}
         self.call: "Dict[str, Any]" = {}
@@ -39,12 +44,46 @@ class Phases:
 
     def enter(self, name: str) -> None:
         """End the running phase and begin `name`, in one mark."""
+        if name == "call":
+            self._look_around()
         mark = meter.snapshot()
         self.costs[self.name] = meter.phase(self.last, mark)
+        if name == "call":
+            meter.share(self._shared, mark)
         if self.name == "call":
-            self.call = meter.call_figures(self.last, mark)
+            self.call = self._call_figures(mark)
         self.name = name
         self.last = mark
+
+    def _look_around(self) -> None:
+        """Note, just before the call, what its figures are differences to."""
+        self._older = platforms.relatives(os.getppid(), os.getpid())
+        self._load = surroundings.load()
+        self._before = surroundings.look()
+        surroundings.reset_peak()
+
+    def _call_figures(self, mark: meter.Snapshot) -> "Dict[str, Any]":
+        """What the call has cost, and what the supervisor needs to add what ends later."""
+        figures = surroundings.difference(self._before, surroundings.look())
+        figures.update(meter.call_figures(self.last, mark))
+        alive = platforms.relatives(os.getppid(), os.getpid())
+        # What hooks have left, and the call has waited for: what it had used before is not the call's.
+        waited_for = sum(cpu for pid, cpu in self._older.items() if pid not in alive)
+        waited_for = min(waited_for, figures["cpu_children_s"])
+        for name in ("cpu_s", "cpu_children_s"):
+            figures[name] = meter.exact(figures[name] - waited_for)
+        figures.update(
+            load_1m_start=self._load,
+            rss_peak_bytes=surroundings.peak_bytes(),
+            threads_alive=surroundings.threads(),
+            descendants_alive=len([pid for pid in alive if platforms.is_running(pid)]),
+            cpu_complete=platforms.LINUX and not surroundings.ignores_children(),
+            older=sorted(self._older),
+            alive=sorted(alive),
+            began=self.last.wall,
+            ended=mark.wall,
+        )
+        return figures
 
 
 class _Nothing:
@@ -101,9 +140,9 @@ class Request:
         self._file.close()
 
 
-def run(directory: str, spool: str, mask: int) -> None:
+def run(directory: str, spool: str, mask: int, shared: "MutableSequence[int]") -> None:
     """Run the task in `directory` to its report; never raises, never returns to the caller's loop."""
-    phases = Phases(time.monotonic())
+    phases = Phases(time.monotonic(), shared)
     report: "Dict[str, Any]" = {"status": "failed"}
     started = time.time()
     owner = os.getpid()

@@ -222,8 +222,11 @@ def agents(spool: Path) -> set[int]:
 
 def end_agents(spool: Path) -> None:
     """Kill the agents of a spool, with the supervisors that wait ahead, and wait until they are gone."""
-    living = [psutil.Process(pid) for pid in agents(spool)]
-    family = [child for agent in living for child in agent.children(recursive=True)]
+    living, family = [], []
+    for pid in agents(spool):
+        with suppress(psutil.NoSuchProcess):  # an idle one may go by itself meanwhile
+            living.append(psutil.Process(pid))
+            family += living[-1].children(recursive=True)
     for process in (*living, *family):
         with suppress(psutil.NoSuchProcess):
             process.send_signal(signal.SIGKILL)
