@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from typing import Dict, List, Optional, Set
+from typing import Dict, List, Optional
 
 LINUX = sys.platform.startswith("linux")
 _PR_SET_PDEATHSIG = 1
@@ -89,12 +89,26 @@ def descendants(pid: int) -> "List[int]":
     return found
 
 
+def read_small(path: str, limit: int = 8192) -> bytes:
+    """Return a small file of /proc; nothing where there is none. A third of the cost of `open`."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return b""
+    try:
+        return os.read(handle, limit)
+    except OSError:
+        return b""
+    finally:
+        os.close(handle)
+
+
 def relatives(supervisor: int, worker: int) -> "Dict[int, float]":
     """Map each other process of a task to the CPU seconds it has used, by its CPU clock.
 
     The common case, that there is none, costs two small reads where the kernel lists children.
     """
-    if not LINUX or not (_children(supervisor) - {worker} or _children(worker)):
+    if not LINUX or _is_alone(supervisor, worker):
         return {}
     found = {}
     for pid in descendants(supervisor):
@@ -106,18 +120,15 @@ def relatives(supervisor: int, worker: int) -> "Dict[int, float]":
     return found
 
 
-def _children(pid: int) -> "Set[int]":
-    """Return the children of each thread of a process, by /proc/<pid>/task/<tid>/children."""
-    children: "Set[int]" = set()
-    for thread in os.listdir("/proc/%d/task" % pid):
-        try:
-            with open("/proc/%d/task/%s/children" % (pid, thread)) as file:
-                children.update(int(word) for word in file.read().split())
-        except FileNotFoundError:  # a kernel without these lists: the long way
-            return set(_parents().get(pid, []))
-        except OSError:  # the thread has ended
-            continue
-    return children
+def _is_alone(supervisor: int, worker: int) -> bool:
+    """Whether the lists of children, one for each thread, name the worker and nobody else.
+
+    The supervisor has one thread. Where the kernel keeps no such lists its own is empty: then False.
+    """
+    if read_small("/proc/%d/task/%d/children" % (supervisor, supervisor)).split() != [b"%d" % worker]:
+        return False
+    threads = os.listdir("/proc/%d/task" % worker)
+    return not any(read_small("/proc/%d/task/%s/children" % (worker, thread)) for thread in threads)
 
 
 def session_members(session: int) -> "List[int]":

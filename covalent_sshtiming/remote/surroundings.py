@@ -8,7 +8,10 @@ few microseconds, and lies outside the measured interval. What a platform does n
 
 import os
 import signal
-from typing import Any, Dict, Optional
+import time
+from typing import Any, Dict, Optional, Tuple
+
+from . import platforms
 
 _IO = {
     "rchar": "read_chars",
@@ -20,20 +23,19 @@ _STEAL_FIELD = 8  # of the first line of /proc/stat, behind its name
 
 
 def _read(path: str) -> str:
-    try:
-        with open(path) as file:
-            return file.read()
-    except (OSError, ValueError):
-        return ""
+    return platforms.read_small(path).decode("ascii", "replace")
 
 
 def reset_peak() -> None:
     """Begin VmHWM anew, so that neither what was forked nor what was unpickled counts."""
     try:
-        with open("/proc/self/clear_refs", "w") as file:
-            file.write("5")
+        handle = os.open("/proc/self/clear_refs", os.O_WRONLY)
     except OSError:
-        pass
+        return
+    try:
+        os.write(handle, b"5")
+    finally:
+        os.close(handle)
 
 
 def look() -> "Dict[str, Optional[float]]":
@@ -70,24 +72,21 @@ def difference(before: "Dict[str, Any]", after: "Dict[str, Any]") -> "Dict[str, 
     return grown
 
 
-def peak_bytes() -> "Optional[int]":
-    """Return the largest resident size since `reset_peak`, by VmHWM."""
-    return _status_number("VmHWM", 10, 1024)
+def status() -> "Tuple[Optional[int], bool]":
+    """Return (peak bytes since `reset_peak`, whether the kernel forgets what children have used).
 
-
-def ignores_children() -> bool:
-    """Whether the kernel throws away, with SIGCHLD, what this process's children have used."""
-    ignored = _status_number("SigIgn", 16, 1)
+    The second is so where SIGCHLD is ignored.
+    """
+    text = _read("/proc/self/status")
+    peak, ignored = _number(text, "VmHWM:", 10), _number(text, "SigIgn:", 16)
     if ignored is None:
-        return signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
-    return bool(ignored >> (signal.SIGCHLD - 1) & 1)
+        return None, signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
+    return None if peak is None else peak * 1024, bool(ignored >> (signal.SIGCHLD - 1) & 1)
 
 
-def _status_number(name: str, base: int, unit: int) -> "Optional[int]":
-    for line in _read("/proc/self/status").splitlines():
-        if line.startswith(name + ":"):
-            return int(line.split()[1], base) * unit
-    return None
+def _number(text: str, name: str, base: int) -> "Optional[int]":
+    at = text.find(name)
+    return int(text[at + len(name) :].split(None, 1)[0], base) if at >= 0 else None
 
 
 def load() -> "Optional[float]":
@@ -99,8 +98,14 @@ def load() -> "Optional[float]":
 
 
 def threads() -> "Optional[int]":
-    """Return how many threads this process has besides the main one."""
+    """Return how many threads this process has besides the main one.
+
+    A thread that was joined leaves the kernel's list a moment later, so a first count above 0 is
+    taken again after a millisecond.
+    """
     try:
+        if len(os.listdir("/proc/self/task")) > 1:
+            time.sleep(0.001)
         return len(os.listdir("/proc/self/task")) - 1
     except OSError:
         return None

@@ -72,12 +72,13 @@ class Phases:
         waited_for = min(waited_for, figures["cpu_children_s"])
         for name in ("cpu_s", "cpu_children_s"):
             figures[name] = meter.exact(figures[name] - waited_for)
+        peak, forgetful = surroundings.status()
         figures.update(
             load_1m_start=self._load,
-            rss_peak_bytes=surroundings.peak_bytes(),
+            rss_peak_bytes=peak,
             threads_alive=surroundings.threads(),
             descendants_alive=len([pid for pid in alive if platforms.is_running(pid)]),
-            cpu_complete=platforms.LINUX and not surroundings.ignores_children(),
+            cpu_complete=platforms.LINUX and not forgetful,
             older=sorted(self._older),
             alive=sorted(alive),
             began=self.last.wall,
