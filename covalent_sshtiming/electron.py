@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _PIECE = 64 * 1024 // 3 * 4  # base64 characters that decode to no more than one frame's body
 _HEADER_MAX = 4 << 20  # bytes; a docstring is the only long thing in it
-_OWN_NAMES = {"_auto_list_node", "_auto_dict_node", "_build_sublattice_graph"}
+_OWN_NAMES = {"_auto_list_node", "_auto_dict_node", "_build_sublattice_graph", "_postprocess_recursively"}
 
 
 @dataclass(frozen=True)

@@ -59,6 +59,10 @@ def error_of(outcome: Outcome, host: str, function: str) -> errors.TaskError | N
     trace = clean(told.get("traceback") or "", _TRACEBACK_MAX)
     if kind == "RemoteEnvError":
         return StartedEnvError(_missing(outcome, host, function, told, text), trace)
+    if kind == "TransferError" and told.get("phase") == "start":
+        return StartedTransferError(
+            f"{host}: {function} could not begin: {text}. Correct remote_workdir.", trace
+        )
     if kind == "TransferError":
         return StartedTransferError(
             f"{host}: {function}: {text}. Make room there, or correct its permissions.", trace
@@ -66,9 +70,15 @@ def error_of(outcome: Outcome, host: str, function: str) -> errors.TaskError | N
     hook = {"before": "a call_before hook of ", "after": "a call_after hook of "}.get(
         str(told.get("phase")), ""
     )
-    verb = {"TaskFailed": "raised ", "ResultError": "returned ", "ResultTooLarge": "returned too much: "}.get(
-        kind, ""
-    )
+    if told.get("hook"):  # DepsPip and DepsBash name themselves, and leave no traceback
+        return errors.TaskFailed(
+            f"{host}: {function}: {text.rstrip('.')}. Correct it, or the machine.", trace
+        )
+    verb = {
+        "TaskFailed": "raised ",
+        "ResultError": "returned what cannot be brought back: ",
+        "ResultTooLarge": "returned too much: ",
+    }.get(kind, "")
     kind = kind if kind in _TASK_ERRORS else "TaskDied"
     return _TASK_ERRORS[kind](f"{host}: {hook}{function} {verb}{text.rstrip('.')}. {_ADVICE[kind]}", trace)
 
@@ -82,8 +92,10 @@ def _missing(outcome: Outcome, host: str, function: str, told: Mapping[str, Any]
     start = f"{host}: {function} needs the module {module!r}, which {python} there does not have"
     if module in ("covalent", "furl"):
         return (
-            f"{start}: sublattices and Shutil transfers need Covalent where they run. Install it with "
-            f'`{python} -m pip install covalent`, or give that node executor="local".'
+            f"{start}. Building a sublattice and reconstructing a lattice run on the lattice's "
+            "workflow_executor, which an executor given to the lattice becomes too: add "
+            'workflow_executor="local" to it. A Shutil transfer needs Covalent there: '
+            f"`{python} -m pip install covalent`."
         )
     return (
         f"{start}. If it is a package, run `{python} -m pip install {module}` there or use ct.DepsPip; if it "

@@ -170,7 +170,8 @@ def check_names(names: Iterable[str], where: str) -> None:
     """Refuse the first name that is no option, with the nearest one that is."""
     for name in names:
         if name not in OPTIONS or (name == "hosts" and where not in (ARGUMENT, SECTION)):
-            near = difflib.get_close_matches(name.lower(), _SETTINGS, n=1)
+            known = [*_SETTINGS, "hosts"] if where == SECTION else _SETTINGS
+            near = difflib.get_close_matches(name.lower(), known, n=1)
             fix = f"did you mean {near[0]}?" if near else "remove it; the README has a table of the settings."
             raise ConfigError(f"{name} ({where}) is not an option: {fix}")
 

@@ -122,6 +122,14 @@ class TimingSSHExecutor(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has
             for node in task_group_metadata["node_ids"]
         ]
 
+    async def write_streams_to_file(self, *args: Any, **kwargs: Any) -> None:
+        """Append the streams to log_stdout and log_stderr; a file that cannot be written costs a warning."""
+        try:
+            await super().write_streams_to_file(*args, **kwargs)
+        except OSError as error:
+            _log.warning("log_stdout or log_stderr cannot be written: %s", error)
+            self.tell(stderr=f"warning: log_stdout or log_stderr cannot be written: {error}\n")
+
     def _arguments(self) -> dict[str, Any]:
         """Return what was set on this instance, without Covalent's own attributes."""
         return {name: value for name, value in vars(self).items() if not name.startswith("_")}

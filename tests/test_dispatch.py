@@ -389,7 +389,7 @@ def test_the_machine_needs_python_and_nothing_else(values: dict[str, Any]) -> No
 
 
 def test_covalents_own_nodes_are_marked_and_have_no_sentence(values: dict[str, Any], log: Path) -> None:
-    """Nodes that Covalent adds for lists and dicts are helpers in the records and have no sentence."""
+    """Nodes that Covalent adds by itself are helpers in the records and have no sentence."""
     found = records(log, values["kinds_id"])
     helpers = {one["function"] for one in found if one["kind"] == "helper"}
     electrons = {one["function"] for one in found if one["kind"] == "electron"}

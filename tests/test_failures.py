@@ -178,7 +178,9 @@ async def test_a_result_that_does_not_pickle(machine: direct.Machine) -> None:
     ran = await machine.run(gives_lock)
     assert isinstance(cause(ran), errors.ResultError)
     text = failed(ran)
-    assert text.startswith("127.0.0.1: gives_lock returned a result of type lock")
+    assert text.startswith(
+        "127.0.0.1: gives_lock returned what cannot be brought back: a lock cannot be pickled"
+    )
     assert text.endswith("Return something that cloudpickle can pickle.")
 
 

@@ -222,7 +222,7 @@ async def test_a_host_key_that_is_unknown(sshd: SSHServer, place: Path) -> None:
             machine,
             errors.HostKeyUnknown,
             "no known_hosts file has its host key SHA256:",
-            f"ssh -p {sshd.port}",
+            f"`ssh -p {sshd.port} -o UserKnownHostsFile={place / 'known_hosts'} {sshd.host}`",
         )
 
 
@@ -237,7 +237,7 @@ async def test_a_host_key_that_has_changed(sshd: SSHServer, place: Path) -> None
             errors.HostKeyChanged,
             "its host key has changed: it presents SHA256:",
             "known_hosts has SHA256:",
-            f"ssh-keygen -R '[{sshd.host}]:{sshd.port}'",
+            f"ssh-keygen -R '[{sshd.host}]:{sshd.port}' -f {place / 'known_hosts'}`",
         )
 
 
@@ -255,6 +255,19 @@ def asyncssh_key(path: Path) -> None:
     key.write_private_key(str(path))
     path.chmod(0o600)
     key.write_public_key(f"{path}.pub")
+
+
+# ---- files of the dispatcher's
+
+
+async def test_a_stream_file_that_cannot_be_written_costs_a_warning(sshd: SSHServer, place: Path) -> None:
+    """An unwritable log_stdout is told in the node's stderr; the task's result is not lost for it."""
+    async with direct.machine(sshd, place, log_stdout="/dev/null/out.txt") as machine:
+        executor = machine.executor()
+        executor._init_runtime()
+        result, _, stderr, _ = await executor.execute(*direct.call(length, b"four"), "streams", str(place), 0)
+        assert result.get_deserialized() == 4
+        assert "log_stdout or log_stderr cannot be written" in stderr
 
 
 # ---- cancelling and letting go

@@ -439,6 +439,11 @@ def test_a_variable_is_text_and_never_shown(value: object, wrong: str) -> None:
 # ---------------------------------------------------------------- options of others
 
 
+def test_hosts_misspelt_is_told_as_hosts() -> None:
+    """A table named `host` in the section was meant as `hosts`."""
+    assert refusal({"hostname": "m"}, {"host": {}}).endswith("is not an option: did you mean hosts?")
+
+
 def test_retries_say_what_to_do_instead() -> None:
     """Nothing is run twice by itself, so a number of retries is refused; 0 is what Covalent always sends."""
     assert "a task runs once" in refusal({"hostname": "m", "retries": 2})

@@ -7,6 +7,7 @@ OpenSSH (hashed entries, ports, certificate authorities and revocations are asyn
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,14 +78,22 @@ class Verifier(asyncssh.SSHClient):
             known = ", ".join(sorted({known.get_fingerprint() for known in self._trusted}))
             self.verdict = HostKeyChanged(
                 f"{self._target}: its host key has changed: it presents {shown}, known_hosts has {known}. "
-                f"Somebody may be in between. If the change is meant, run `ssh-keygen -R '{self._name}'` "
-                "and connect once with ssh to check the new key."
+                "Somebody may be in between. If the change is meant, run "
+                f"`ssh-keygen -R '{self._name}'{self._file_flag(' -f ')}` and connect once with "
+                f"`{self._ssh(host, port)}` to check the new key."
             )
         else:
-            port_flag = f" -p {port}" if port and port != 22 else ""
             self.verdict = HostKeyUnknown(
                 f"{self._target}: no known_hosts file has its host key {shown}. Compare that fingerprint "
-                f"with the machine's own and record it: run `ssh{port_flag} {host}` once, or set "
-                "known_hosts_file."
+                f"with the machine's own and record it: run `{self._ssh(host, port)}` once."
             )
         return False
+
+    def _ssh(self, host: str, port: int) -> str:
+        """Return the ssh command that records a key where we look for it."""
+        port_flag = f" -p {port}" if port and port != 22 else ""
+        return f"ssh{port_flag}{self._file_flag(' -o UserKnownHostsFile=')} {host}"
+
+    def _file_flag(self, flag: str) -> str:
+        file = self._target.known_hosts_file
+        return f"{flag}{shlex.quote(file)}" if file else ""

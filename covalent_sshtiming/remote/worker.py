@@ -266,7 +266,7 @@ def _dump(value: Any, path: str, cap: int, owner: int) -> "Dict[str, Any]":
         except (TooLarge, OSError, MemoryError) as error:
             return {"status": "failed", "error": _dump_error(error, path, cap)}
         except Exception as error:  # noqa: BLE001 - a pickler may raise anything
-            text = "a result of type %s cannot be pickled: %s" % (type(value).__name__, _text(error))
+            text = "a %s cannot be pickled: %s" % (type(value).__name__, _text(error))
             return {"status": "failed", "error": _error("ResultError", text, error)}
         _end_if_copy(owner)
         size = file.tell()
@@ -316,7 +316,7 @@ def describe(error: BaseException, phase: str) -> "Dict[str, Any]":
     if phase == "start":
         return _error("TransferError", _text(error), error)
     if isinstance(error, hooks.HookFailed):
-        return _error("TaskFailed", str(error), None)
+        return dict(_error("TaskFailed", str(error), None), hook=True)
     return _error("TaskFailed", _text(error), error)
 
 

@@ -169,6 +169,11 @@ def transportable(value: Any) -> Any:
     return TransportableObject.make_transportable(value)
 
 
+def call(function: Any, *args: Any) -> tuple[Any, list[Any], dict[str, Any]]:
+    """Return a call without hooks in the dispatcher's form: the wrapped function, its arguments."""
+    return functools.partial(wrapper_fn, transportable(function), [], []), [*map(transportable, args)], {}
+
+
 def hook(
     function: Callable[..., Any], *args: Any, retval: str = "", **kwargs: Any
 ) -> tuple[Any, Any, Any, str]:
