@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from covalent_sshtiming import errors
-from covalent_sshtiming.host.host import Outcome
+from covalent_sshtiming.host.task import Outcome
 
 _TEXT_MAX = 4096
 _TRACEBACK_MAX = 20_000

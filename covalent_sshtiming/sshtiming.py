@@ -25,8 +25,9 @@ from covalent.executor.schemas import TaskUpdate
 from covalent_sshtiming import errors, outcomes, settings
 from covalent_sshtiming.electron import Call, ResultBuilder, take_apart
 from covalent_sshtiming.host import pool
-from covalent_sshtiming.host.host import Host, Outcome, Request
+from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.target import Target
+from covalent_sshtiming.host.task import Outcome, Request
 from covalent_sshtiming.timing.log import TimingLog
 from covalent_sshtiming.timing.record import TimingRecord
 

@@ -25,7 +25,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "timing": ("timing", "errors"),
     "settings": ("errors",),
     "electron": ("errors",),
-    "outcomes": ("errors", "host.host"),
+    "outcomes": ("errors", "host.task"),
     "sshtiming": (
         "electron",
         "settings",
@@ -33,6 +33,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "errors",
         "host.pool",
         "host.host",  # types of what the pool gives
+        "host.task",
         "host.target",
         "timing.log",
         "timing.record",
@@ -45,6 +46,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "host.trust",
         "host.streams",
         "host.session",
+        "host.task",
         "host.bootstrap",
     ),
     "host.target": ("errors",),

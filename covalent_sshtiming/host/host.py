@@ -16,9 +16,8 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from covalent_sshtiming.errors import (
     ConnectError,
@@ -33,6 +32,7 @@ from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.streams import Receiver, Streams
 from covalent_sshtiming.host.target import Target
+from covalent_sshtiming.host.task import Outcome, Request, Sink, Task
 from covalent_sshtiming.remote import wire
 
 _log = logging.getLogger(__name__)
@@ -40,106 +40,9 @@ _BACKOFF_MAX = 30.0
 _YIELD_FRAMES = 8  # upload frames between two looks at the event loop
 _OFFSET_MAX = 1 << 62
 _FRUITFUL_SECONDS = 30.0  # a session that lived so long was none of those that end right away
-_OUTPUT_MAX = 4 << 20  # bytes kept of one stream; the far side sends half of that at most
 
 Opener = Callable[[str, Receiver], Awaitable[Streams]]
 _numbers = itertools.count(time.time_ns() // 1000)  # of connections: rises across restarts too
-
-
-class Sink(Protocol):
-    """Where a result goes as it arrives."""
-
-    def begin(self, parts: object) -> None:
-        """Start from nothing; `parts` are the sizes announced, to be checked. Raises ResultTooLarge."""
-
-    def add(self, data: bytes) -> None:
-        """Take the next bytes."""
-
-
-@dataclass
-class Request:
-    """A task as it travels: its key, what the agent has to know, its size and its bytes.
-
-    `chunks` gives the body anew at each call, in pieces of at most 64 KiB.
-    """
-
-    key: str
-    head: dict[str, Any]
-    size: int
-    chunks: Callable[[], Iterable[bytes]]
-
-
-@dataclass
-class Outcome:
-    """How a task ended, as the far side tells it; all of it is a stranger's word, and plain data."""
-
-    ended: dict[str, Any]
-    stdout: bytes
-    stderr: bytes
-    machine: dict[str, Any]
-    waits: dict[str, float | None]
-
-
-@dataclass
-class _Output:
-    """One stream of a task, by stream offset: a reattach sends again what is there already."""
-
-    data: bytearray = field(default_factory=bytearray)
-    end: int = 0
-
-    def add(self, offset: int, piece: bytes) -> None:
-        if offset < self.end:
-            piece, offset = piece[self.end - offset :], self.end
-        if not piece or len(self.data) > _OUTPUT_MAX:
-            return
-        if offset > self.end:
-            self.data += b"\n[... %d bytes dropped ...]\n" % (offset - self.end)
-        self.data += piece
-        self.end = offset + len(piece)
-
-
-class _Task:
-    """One task of ours on the far side."""
-
-    def __init__(self, number: int, request: Request, sink: Sink) -> None:
-        self.number = number
-        self.request = request
-        self.sink = sink
-        self.sent = False
-        self.sent_by: Session | None = None  # the first session that it was sent on
-        self.machine: object = None  # the id of the machine that it was sent to, once that is known
-        self.accepted = False
-        self.cancelled = False
-        self.failures = 0
-        self.outputs = (_Output(), _Output())
-        self.uploader: asyncio.Task[None] | None = None
-        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.at = {"begun": time.monotonic()}
-
-    def mark(self, name: str) -> None:
-        """Note when something first happened, on this process's monotonic clock."""
-        self.at.setdefault(name, time.monotonic())
-
-    def waits(self) -> dict[str, float | None]:
-        """Return the near phases in seconds; None for one that did not happen."""
-        return {
-            "phase_connect_wall_s": self._between("begun", "sent"),
-            "phase_upload_wall_s": self._between("sent", "accepted"),
-            "phase_download_wall_s": self._between("told", "ended"),
-        }
-
-    def _between(self, first: str, last: str) -> float | None:
-        return self.at[last] - self.at[first] if first in self.at and last in self.at else None
-
-    def succeed(self, outcome: Outcome) -> None:
-        """End the task with an outcome, once."""
-        if not self.future.done():
-            self.future.set_result(outcome)
-
-    def fail(self, error: Exception) -> None:
-        """End the task here with an error, once."""
-        if not self.future.done():
-            self.future.set_exception(error)
 
 
 class Host:
@@ -150,7 +53,7 @@ class Host:
         self.connections = 0  # opened so far
         self._opener = opener
         self._client = os.urandom(16).hex()
-        self._tasks: dict[int, _Task] = {}  # until their outcome is here
+        self._tasks: dict[int, Task] = {}  # until their outcome is here
         self._unacknowledged: dict[int, dict[str, Any]] = {}
         self._task_numbers = itertools.count(1)
         self._session: Session | None = None
@@ -175,7 +78,7 @@ class Host:
 
     async def run(self, request: Request, sink: Sink) -> Outcome:
         """Run a task to its outcome; raises one of our errors. Cancelling this await cancels the task."""
-        task = _Task(next(self._task_numbers), request, sink)
+        task = Task(next(self._task_numbers), request, sink)
         self._tasks[task.number] = task
         try:
             if self._session is not None and self._session.alive:
@@ -192,7 +95,7 @@ class Host:
             if task.future.done():
                 self._forget(task)
 
-    def _abandoned(self, task: _Task, future: asyncio.Future[Outcome]) -> None:
+    def _abandoned(self, task: Task, future: asyncio.Future[Outcome]) -> None:
         """Clear away a task that nobody waits for any more, once its end is known."""
         future.exception()
         self._forget(task)
@@ -233,20 +136,20 @@ class Host:
 
     # ---- one task
 
-    def _never_ran(self, task: _Task) -> Outcome:
+    def _never_ran(self, task: Task) -> Outcome:
         return Outcome({"status": "cancelled"}, b"", b"", dict(self._machine), task.waits())
 
-    def _forget(self, task: _Task) -> None:
+    def _forget(self, task: Task) -> None:
         self._tasks.pop(task.number, None)
         self._stop_upload(task)
         self._changed.set()
 
-    def _stop_upload(self, task: _Task) -> None:
+    def _stop_upload(self, task: Task) -> None:
         if task.uploader is not None:
             task.uploader.cancel()
             task.uploader = None
 
-    def _send(self, session: Session, task: _Task) -> None:
+    def _send(self, session: Session, task: Task) -> None:
         """Bring a task to a fresh or warm session: attach if it was ever sent, submit if not."""
         self._stop_upload(task)
         if task.cancelled:
@@ -257,7 +160,7 @@ class Host:
             return
         self._submit(session, task)
 
-    def _submit(self, session: Session, task: _Task) -> None:
+    def _submit(self, session: Session, task: Task) -> None:
         task.sent, task.sent_by = True, task.sent_by or session
         task.machine = task.machine or session.hello.get("machine")
         task.mark("sent")
@@ -270,7 +173,7 @@ class Host:
         session.send(wire.SUBMIT, task.number, head)
         task.uploader = asyncio.ensure_future(self._upload(session, task))
 
-    async def _upload(self, session: Session, task: _Task) -> None:
+    async def _upload(self, session: Session, task: Task) -> None:
         """Send a large body, no faster than the connection takes it, in turn with other tasks."""
         digest = hashlib.sha256()
         try:
@@ -309,11 +212,11 @@ class Host:
         if frame.type != wire.UNKNOWN:
             self._fruitful, self._lost_at = True, None
 
-    def _on_accepted(self, task: _Task, _: wire.Frame) -> None:
+    def _on_accepted(self, task: Task, _: wire.Frame) -> None:
         task.accepted = True
         task.mark("accepted")
 
-    def _on_unknown(self, task: _Task, _: wire.Frame) -> None:
+    def _on_unknown(self, task: Task, _: wire.Frame) -> None:
         """Submit again what was never accepted; what was accepted and is unknown now has died.
 
         Another machine behind the same name knows nothing, and says nothing about the task.
@@ -335,7 +238,7 @@ class Host:
             "another machine answers under this name. It is not run again by itself; dispatch it anew."
         )
 
-    def _on_refused(self, task: _Task, frame: wire.Frame) -> None:
+    def _on_refused(self, task: Task, frame: wire.Frame) -> None:
         facts = frame.header
         text, path = printable(str(facts.get("text"))), printable(str(facts.get("path")))
         number, free = facts.get("errno"), facts.get("free")
@@ -345,20 +248,20 @@ class Host:
             "Make room there, or set remote_spool to another place."
         )
 
-    def _on_stream(self, task: _Task, frame: wire.Frame) -> None:
+    def _on_stream(self, task: Task, frame: wire.Frame) -> None:
         task.mark("told")
         number, offset = frame.header.get("fd"), frame.header.get("offset")
         if type(number) is int and number in (1, 2) and type(offset) is int and 0 <= offset < _OFFSET_MAX:
             task.outputs[number - 1].add(offset, frame.body)
 
-    def _on_result(self, task: _Task, frame: wire.Frame) -> None:
+    def _on_result(self, task: Task, frame: wire.Frame) -> None:
         task.mark("told")
         task.sink.begin(frame.header.get("parts"))
 
-    def _on_data(self, task: _Task, frame: wire.Frame) -> None:
+    def _on_data(self, task: Task, frame: wire.Frame) -> None:
         task.sink.add(frame.body)
 
-    def _on_outcome(self, task: _Task, frame: wire.Frame) -> None:
+    def _on_outcome(self, task: Task, frame: wire.Frame) -> None:
         task.mark("told")
         task.mark("ended")
         try:
@@ -492,7 +395,7 @@ class Host:
             limit = min(self.target.retry_wait, _BACKOFF_MAX)
             await asyncio.sleep(min(limit, 0.5 * 2 ** min(worst, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
-    def _give_up_if_due(self, task: _Task, error: SSHTimingError) -> None:
+    def _give_up_if_due(self, task: Task, error: SSHTimingError) -> None:
         """A task that was never sent follows the error; a sent one waits for its machine to come back."""
         if task.sent:
             away = time.monotonic() - (self._lost_at or task.at["begun"])
@@ -512,7 +415,7 @@ class Host:
             task.fail(error)
 
 
-_HANDLERS: dict[int, Callable[[Host, _Task, wire.Frame], None]] = {
+_HANDLERS: dict[int, Callable[[Host, Task, wire.Frame], None]] = {
     wire.ACCEPTED: Host._on_accepted,
     wire.UNKNOWN: Host._on_unknown,
     wire.REFUSED: Host._on_refused,

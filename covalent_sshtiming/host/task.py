@@ -1,0 +1,116 @@
+"""Task: one task of this process as the near end holds it, from its request to its outcome.
+
+Owns the request as it travels, what has arrived so far (output by stream offset; the result goes
+into a sink as it comes), the marks of the near phases and the future that somebody awaits. When
+what is sent is `host`'s to decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from covalent_sshtiming.host.session import Session
+
+_OUTPUT_MAX = 4 << 20  # bytes kept of one stream; the far side sends half of that at most
+
+
+class Sink(Protocol):
+    """Where a result goes as it arrives."""
+
+    def begin(self, parts: object) -> None:
+        """Start from nothing; `parts` are the sizes announced, to be checked. Raises ResultTooLarge."""
+
+    def add(self, data: bytes) -> None:
+        """Take the next bytes."""
+
+
+@dataclass
+class Request:
+    """A task as it travels: its key, what the agent has to know, its size and its bytes.
+
+    `chunks` gives the body anew at each call, in pieces of at most 64 KiB.
+    """
+
+    key: str
+    head: dict[str, Any]
+    size: int
+    chunks: Callable[[], Iterable[bytes]]
+
+
+@dataclass
+class Outcome:
+    """How a task ended, as the far side tells it; all of it is a stranger's word, and plain data."""
+
+    ended: dict[str, Any]
+    stdout: bytes
+    stderr: bytes
+    machine: dict[str, Any]
+    waits: dict[str, float | None]
+
+
+@dataclass
+class Output:
+    """One stream of a task, by stream offset: a reattach sends again what is there already."""
+
+    data: bytearray = field(default_factory=bytearray)
+    end: int = 0
+
+    def add(self, offset: int, piece: bytes) -> None:
+        """Take a piece that begins at a stream offset; what is missing before it was dropped over there."""
+        if offset < self.end:
+            piece, offset = piece[self.end - offset :], self.end
+        if not piece or len(self.data) > _OUTPUT_MAX:
+            return
+        if offset > self.end:
+            self.data += b"\n[... %d bytes dropped ...]\n" % (offset - self.end)
+        self.data += piece
+        self.end = offset + len(piece)
+
+
+class Task:
+    """One task of ours on the far side."""
+
+    def __init__(self, number: int, request: Request, sink: Sink) -> None:
+        self.number = number
+        self.request = request
+        self.sink = sink
+        self.sent = False
+        self.sent_by: Session | None = None  # the first session that it was sent on
+        self.machine: object = None  # the id of the machine that it was sent to, once that is known
+        self.accepted = False
+        self.cancelled = False
+        self.failures = 0
+        self.outputs = (Output(), Output())
+        self.uploader: asyncio.Task[None] | None = None
+        self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.at = {"begun": time.monotonic()}
+
+    def mark(self, name: str) -> None:
+        """Note when something first happened, on this process's monotonic clock."""
+        self.at.setdefault(name, time.monotonic())
+
+    def waits(self) -> dict[str, float | None]:
+        """Return the near phases in seconds; None for one that did not happen."""
+        return {
+            "phase_connect_wall_s": self._between("begun", "sent"),
+            "phase_upload_wall_s": self._between("sent", "accepted"),
+            "phase_download_wall_s": self._between("told", "ended"),
+        }
+
+    def _between(self, first: str, last: str) -> float | None:
+        return self.at[last] - self.at[first] if first in self.at and last in self.at else None
+
+    def succeed(self, outcome: Outcome) -> None:
+        """End the task with an outcome, once."""
+        if not self.future.done():
+            self.future.set_result(outcome)
+
+    def fail(self, error: Exception) -> None:
+        """End the task here with an error, once."""
+        if not self.future.done():
+            self.future.set_exception(error)
