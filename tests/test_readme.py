@@ -11,7 +11,7 @@ import pytest
 import toml
 from support.clients import dispatch_script
 
-from covalent_sshtiming import errors, settings
+from covalent_sshtiming import errors, options, settings
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.remote import wire
@@ -137,7 +137,8 @@ def test_the_phases_are_those_of_the_record() -> None:
 
 def test_the_settings_table_is_the_generated_one() -> None:
     """The README's table of settings is what the code says of its options."""
-    assert marked("settings table") == settings.markdown_table()
+    assert marked("settings table") == options.markdown_table()
+    assert marked("local settings") == options.markdown_local()
 
 
 def test_what_covalent_ssh_plugin_has_is_known_here() -> None:
@@ -145,8 +146,8 @@ def test_what_covalent_ssh_plugin_has_is_known_here() -> None:
     table = section(README, "Coming from covalent-ssh-plugin")
     cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
     names = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
-    assert {"poll_freq", "conda_env", "run_local_on_ssh_fail"} <= names <= set(settings.OPTIONS)
-    refused = {name for name in names if settings.OPTIONS[name].refused}
+    assert {"poll_freq", "conda_env", "run_local_on_ssh_fail"} <= names <= set(options.OPTIONS)
+    refused = {name for name in names if options.OPTIONS[name].refused}
     assert refused == set(re.findall(r"^\| `(\w+)` \| refused", table, re.MULTILINE))
 
 

@@ -7,6 +7,7 @@ what a user's `~/.ssh/config` may say is left out here, so that it can.
 from __future__ import annotations
 
 import hashlib
+import os
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,12 +25,14 @@ CONFIG_FILES = ("~/.ssh/config", "/etc/ssh/ssh_config")
 class Target:
     """One machine, as one user, with one Python; None leaves the choice to the ssh config.
 
-    `python` is the minor version that the electron was pickled with, "3.11"; the times are seconds.
+    `python` is the minor version that the electron was pickled with, "3.11"; a `local` one is this
+    machine, without SSH; the times are seconds.
     """
 
     label: str
     hostname: str
     python: str
+    local: bool = False
     port: int | None = None
     username: str | None = None
     key_file: str | None = None
@@ -45,8 +48,12 @@ class Target:
 
     @property
     def flavor(self) -> str:
-        """Name what makes two agents with the same interpreter differ."""
-        return hashlib.sha256(self.python_path.encode()).hexdigest()[:16]
+        """Name what makes two agents with the same interpreter differ.
+
+        A local agent has our environment, so another environment is another agent.
+        """
+        facts = [self.python_path, *(sorted(map(str, os.environ.items())) if self.local else ())]
+        return hashlib.sha256("\0".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     def __str__(self) -> str:
         """Name the machine as its user would."""
