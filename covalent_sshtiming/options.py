@@ -118,7 +118,7 @@ class Settings:
     time_limit: float | None = _row(None, "Longest run of a task; -1 is no limit", "seconds", low=-_LIMIT)
     max_result_bytes: int = _row(8 * 1024**3, "Largest pickled result; the default is 8 GiB", "bytes")
     linger: float = _row(1, "Grace for a task's left-over child processes before KILL", "seconds")
-    log_stdout: str = _row("", "File for the task's output; a relative one lies in the results directory")
+    log_stdout: str = _row("", "File that the task's output is added to as it comes, see below")
     log_stderr: str = _row("", "The same for its error output")
 
 

@@ -33,6 +33,7 @@ from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.host.task import Outcome, Request
 from covalent_sshtiming.options import LOCAL, Plugin, Settings
+from covalent_sshtiming.outputs import Outputs, place
 from covalent_sshtiming.timing.log import TimingLog
 from covalent_sshtiming.timing.record import TimingRecord
 
@@ -88,10 +89,15 @@ class TimingBase(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has no typ
             raise TaskCancelledError
         plugin = self._plugin()
         found = settings.resolve(self._arguments(), _section(plugin), plugin)
-        # Covalent writes the streams itself when we are done, to what the instance says.
-        self.log_stdout, self.log_stderr = map(os.path.expanduser, (found.log_stdout, found.log_stderr))
-        run = _Run(self, found, task, take_apart(function, args, kwargs), local=plugin is LOCAL)
-        return await run.through()
+        results = str(task_metadata.get("results_dir", ""))
+        files = Outputs(
+            {1: place(found.log_stdout, results, *task), 2: place(found.log_stderr, results, *task)}
+        )
+        run = _Run(self, found, task, take_apart(function, args, kwargs), files, local=plugin is LOCAL)
+        try:
+            return await run.through()
+        finally:
+            self.tell(stderr=await files.finish())
 
     async def cancel(self, task_metadata: dict[str, Any], job_handle: Any) -> bool:  # noqa: ARG002 - Covalent's signature
         """Stop a task of this process, also one that has yet to come; one that has ended stays so."""
@@ -117,12 +123,7 @@ class TimingBase(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has no typ
         ]
 
     async def write_streams_to_file(self, *args: Any, **kwargs: Any) -> None:
-        """Append the streams to log_stdout and log_stderr; a file that cannot be written costs a warning."""
-        try:
-            await super().write_streams_to_file(*args, **kwargs)
-        except OSError as error:
-            _log.warning("log_stdout or log_stderr cannot be written: %s", error)
-            self.tell(stderr=f"warning: log_stdout or log_stderr cannot be written: {error}\n")
+        """Do nothing: log_stdout and log_stderr were written while the task ran."""
 
     def _arguments(self) -> dict[str, Any]:
         """Return what was set on this instance, without Covalent's own attributes."""
@@ -140,9 +141,10 @@ class _Run:
     """One task on its way through: request, outcome, record, acknowledgement."""
 
     def __init__(
-        self, executor: TimingBase, found: Settings, task: _TaskId, call: Call, *, local: bool
+        self, executor: TimingBase, found: Settings, task: _TaskId, call: Call, files: Outputs, *, local: bool
     ) -> None:
         self.executor = executor
+        self.files = files
         self.settings = found
         self.task = task
         self.call = call
@@ -152,7 +154,17 @@ class _Run:
         self.log = TimingLog(found.timing_filepath)
         self.submitted = datetime.now(timezone.utc)
         self.builder = ResultBuilder(found.max_result_bytes)
-        self.request = _request(found, call, task, self.key)
+        self.request = self._requested()
+
+    def _requested(self) -> Request:
+        request = _request(self.settings, self.call, self.task, self.key)
+        request.live = self.files.put if self.files else None
+        return request
+
+    def say(self, text: str) -> None:
+        """Add words of ours to the task's stderr, on the node and in its file."""
+        self.executor.tell(stderr=text)
+        self.files.put(2, text.encode("utf-8", "replace"))
 
     async def through(self) -> Any:
         """See the task through, whatever happens."""
@@ -181,9 +193,9 @@ class _Run:
             if self.request.left or not self.settings.run_local_on_ssh_fail:
                 raise
             _log.warning("task.local host=%s error=%s", self.label, error)
-            self.executor.tell(stderr=f"warning: {error} So this task ran on the dispatcher's machine.\n")
+            self.say(f"warning: {error} So this task ran on the dispatcher's machine.\n")
         self.settings, self.local = settings.run_here(self.settings, _section(LOCAL)), True
-        self.request = _request(self.settings, self.call, self.task, self.key)
+        self.request = self._requested()
         return await self._run()
 
     async def _run(self) -> tuple[Host, Outcome]:
@@ -216,7 +228,7 @@ class _Run:
         if not error.after_start:
             raise error
         traceback = getattr(error, "traceback", "")
-        self.executor.tell(stderr=f"{traceback.rstrip()}\n{error}\n" if traceback else f"{error}\n")
+        self.say(f"{traceback.rstrip()}\n{error}\n" if traceback else f"{error}\n")
         raise TaskEnded(str(error)) from error
 
     async def _record(self, figures: Mapping[str, Any]) -> None:
@@ -226,7 +238,7 @@ class _Run:
             await asyncio.to_thread(self.log.append, record)
         except Exception as error:  # noqa: BLE001 - a lost record must not lose the result: it goes to stderr instead
             _log.warning("timing log failed: %s", error)
-            self.executor.tell(stderr=f"warning: {error}\nthe record: {record.to_json()}\n")
+            self.say(f"warning: {error}\nthe record: {record.to_json()}\n")
 
     def _known(self) -> dict[str, Any]:
         return {

@@ -30,7 +30,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "outcomes": ("errors", "host.task"),
     "sshtiming": ("early", "options", "plugin"),
     "localtiming": ("early", "options", "plugin"),
+    "outputs": (),
     "plugin": (
+        "outputs",
         "early",
         "electron",
         "options",

@@ -241,19 +241,6 @@ def asyncssh_key(path: Path) -> None:
     key.write_public_key(f"{path}.pub")
 
 
-# ---- files of the dispatcher's
-
-
-async def test_a_stream_file_that_cannot_be_written_costs_a_warning(sshd: SSHServer, place: Path) -> None:
-    """An unwritable log_stdout is told in the node's stderr; the task's result is not lost for it."""
-    async with direct.machine(sshd, place, log_stdout="/dev/null/out.txt") as machine:
-        executor = machine.executor()
-        executor._init_runtime()
-        result, _, stderr, _ = await executor.execute(*direct.call(length, b"four"), "streams", str(place), 0)
-        assert result.get_deserialized() == 4
-        assert "log_stdout or log_stderr cannot be written" in stderr
-
-
 # ---- cancelling and letting go
 
 

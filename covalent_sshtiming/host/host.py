@@ -156,7 +156,8 @@ class Host:
             session.send(wire.CANCEL, task.number, {"key": task.request.key})
         if task.sent:
             have = {"stdout": task.outputs[0].end, "stderr": task.outputs[1].end}
-            session.send(wire.ATTACH, task.number, {"key": task.request.key, **have})
+            follow = {"follow": True} if task.request.live else {}
+            session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **follow})
             return
         self._submit(session, task)
 
@@ -167,6 +168,8 @@ class Host:
         task.mark("sent")
         request = task.request
         head = {**request.head, "key": request.key, "size": request.size}
+        if request.live:
+            head["follow"] = True
         if request.size <= wire.MAX_BODY:
             body = b"".join(request.chunks())
             session.send(wire.SUBMIT, task.number, {**head, "sha256": hashlib.sha256(body).hexdigest()}, body)
@@ -250,10 +253,14 @@ class Host:
         )
 
     def _on_stream(self, task: Task, frame: wire.Frame) -> None:
-        task.mark("told")
+        live = task.request.live
+        if live is None:  # else it may come long before the end
+            task.mark("told")
         number, offset = frame.header.get("fd"), frame.header.get("offset")
         if type(number) is int and number in (1, 2) and type(offset) is int and 0 <= offset < _OFFSET_MAX:
-            task.outputs[number - 1].add(offset, frame.body)
+            news = task.outputs[number - 1].add(offset, frame.body)
+            if live is not None and news:
+                live(number, news)
 
     def _on_result(self, task: Task, frame: wire.Frame) -> None:
         task.mark("told")

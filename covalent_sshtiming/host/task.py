@@ -36,7 +36,8 @@ class Request:
     """A task as it travels: its key, what the agent has to know, its size and its bytes.
 
     `chunks` gives the body anew at each call, in pieces of at most 64 KiB. `left` says whether any of
-    it was ever written to a connection: as long as not, it has certainly not run.
+    it was ever written to a connection: as long as not, it has certainly not run. `live` is told
+    (descriptor, bytes) of the output as it comes; without it, output comes with the end.
     """
 
     key: str
@@ -44,6 +45,7 @@ class Request:
     size: int
     chunks: Callable[[], Iterable[bytes]]
     left: bool = False
+    live: Callable[[int, bytes], None] | None = None
 
 
 @dataclass
@@ -65,16 +67,21 @@ class Output:
     data: bytearray = field(default_factory=bytearray)
     end: int = 0
 
-    def add(self, offset: int, piece: bytes) -> None:
-        """Take a piece that begins at a stream offset; what is missing before it was dropped over there."""
+    def add(self, offset: int, piece: bytes) -> bytes:
+        """Take a piece that begins at a stream offset; return what is new of it.
+
+        What is missing before it was dropped over there.
+        """
         if offset < self.end:
             piece, offset = piece[self.end - offset :], self.end
         if not piece or len(self.data) > _OUTPUT_MAX:
-            return
-        if offset > self.end:
-            self.data += b"\n[... %d bytes dropped ...]\n" % (offset - self.end)
-        self.data += piece
+            return b""
+        gap = offset - self.end
         self.end = offset + len(piece)
+        if gap:
+            piece = b"\n[... %d bytes dropped ...]\n" % gap + piece
+        self.data += piece
+        return piece
 
 
 class Task:

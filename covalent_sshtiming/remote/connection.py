@@ -56,12 +56,17 @@ class Connection:
         except wire.ProtocolError as error:
             raise Gone from error
 
-    def send(self, kind: int, task: int = 0, header: "Dict[str, Any]" = {}) -> None:  # noqa: B006 - never written to
+    def send(self, kind: int, task: int = 0, header: "Dict[str, Any]" = {}, body: bytes = b"") -> None:  # noqa: B006 - never written to
         """Queue a small frame; it leaves with the next `write`."""
         self._check_open()
-        self._out += wire.encode(kind, task, header)
+        self._out += wire.encode(kind, task, header, body)
         if len(self._out) > OUT_MAX:
             raise Gone
+
+    @property
+    def has_room(self) -> bool:
+        """Whether what can wait may be sent just now."""
+        return len(self._out) < OUT_LOW
 
     def download(self, frames: "Iterator[bytes]") -> None:
         """Queue a delivery; its frames are interleaved with those of the others."""

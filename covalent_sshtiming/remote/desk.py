@@ -12,7 +12,7 @@ from typing import Callable, Dict, Optional, Tuple
 
 from . import places, platforms, tasks, uploads, wire
 from .connection import Connection, Gone
-from .foreman import Foreman
+from .foreman import Foreman, Watch
 
 IDLE_MAX = 1e9  # seconds
 
@@ -75,7 +75,7 @@ class Desk:
         if not isinstance(size, int) or size < 0:
             raise Gone
         try:
-            if not self._claim(connection, frame.task, key):
+            if not self._claim(connection, frame):
                 return
             head = {name: value for name, value in frame.header.items() if name != "sha256"}
             upload = uploads.Upload(self._foreman.directory(key), dict(head, agent=self._name))
@@ -87,16 +87,17 @@ class Desk:
         if "sha256" in frame.header:
             self._end(connection, frame)
 
-    def _claim(self, connection: Connection, task: int, key: str) -> bool:
+    def _claim(self, connection: Connection, frame: wire.Frame) -> bool:
         """Claim a key; False, and the answer of an attach, where it has been claimed before."""
+        key = _key(frame)
         directory = self._foreman.directory(key)
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:
             if self._foreman.find(key) == tasks.UNKNOWN:
                 return True  # claimed, but the upload never came to its end
-            connection.send(wire.ACCEPTED, task)
-            self._tell(connection, task, key, (0, 0))
+            connection.send(wire.ACCEPTED, frame.task)
+            self._tell(connection, frame, (0, 0))
             return False
         except OSError as error:
             raise uploads.Refused(error.strerror or "", directory, error.errno or 0) from error
@@ -126,23 +127,29 @@ class Desk:
             return
         connection.send(wire.ACCEPTED, frame.task)
         self._foreman.enqueue(upload.head)
-        self._foreman.watch(connection, frame.task, upload.head["key"], (0, 0))
+        self._watch(connection, frame.task, upload.head["key"], (0, 0), upload.head.get("follow"))
+
+    def _watch(
+        self, connection: Connection, task: int, key: str, have: "Tuple[int, int]", follow: object = False
+    ) -> None:
+        self._foreman.watch(key, Watch(connection, task, have, follow is True))
 
     def _attach(self, connection: Connection, frame: wire.Frame) -> None:
         have = tuple(frame.header.get(name, 0) for name in ("stdout", "stderr"))
         if not all(isinstance(offset, int) and offset >= 0 for offset in have):
             raise Gone
-        self._tell(connection, frame.task, _key(frame), (have[0], have[1]))
+        self._tell(connection, frame, (have[0], have[1]))
 
-    def _tell(self, connection: Connection, task: int, key: str, have: "Tuple[int, int]") -> None:
+    def _tell(self, connection: Connection, frame: wire.Frame, have: "Tuple[int, int]") -> None:
         """The attach table: answer for a key from what the disk says, now or at its end."""
+        task, key = frame.task, _key(frame)
         found = self._foreman.find(key)
         if found == tasks.UNKNOWN:
             connection.send(wire.UNKNOWN, task)
         elif found == tasks.ENDED:
             connection.download(tasks.delivery(self._foreman.directory(key), task, have))
         else:
-            self._foreman.watch(connection, task, key, have)
+            self._watch(connection, task, key, have, frame.header.get("follow"))
 
     def _cancel(self, connection: Connection, frame: wire.Frame) -> None:
         """Stop a task wherever it is; one that was never heard of is refused from now on."""
@@ -151,7 +158,7 @@ class Desk:
         directory = self._foreman.directory(key)
         if upload is not None:
             upload.abandon()
-            self._foreman.watch(connection, frame.task, key, (0, 0))
+            self._watch(connection, frame.task, key, (0, 0))
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:

@@ -14,9 +14,30 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 from . import backlog, crew, places, supervisor, tasks, wire
 from .connection import Connection
 
-_Watch = Tuple[Connection, int, Tuple[int, int]]  # who, its task number, the output it has already
 LOSSES_MAX = 3
 _ORDER = ("key", "time_limit", "linger", "queued")
+
+
+class Watch:
+    """Who waits for a task's end: its connection, its task number, the output that it has already."""
+
+    def __init__(self, connection: Connection, task: int, have: "Tuple[int, int]", follow: bool) -> None:
+        self.connection = connection
+        self.task = task
+        self.have = have
+        self.follow = follow  # whether output is wanted as it comes
+
+    def send_news(self, directory: str) -> bool:
+        """Queue what was printed meanwhile, if the connection has room; False where there is nothing."""
+        if not self.connection.has_room:
+            return False
+        news = list(tasks.news(directory, self.have))
+        have = list(self.have)
+        for number, offset, data in news:
+            self.connection.send(wire.STREAM, self.task, {"fd": number + 1, "offset": offset}, data)
+            have[number] = offset + len(data)
+        self.have = (have[0], have[1])
+        return bool(news)
 
 
 class Foreman:
@@ -37,7 +58,7 @@ class Foreman:
         self._crew = crew_ahead
         self._selector = selector
         self._deliver = deliver
-        self._watchers: "Dict[str, List[_Watch]]" = {}
+        self._watchers: "Dict[str, List[Watch]]" = {}
         self._controls: "Dict[str, socket.socket]" = {}  # tasks that supervisors of ours have
         self._losses: "Dict[str, int]" = {}  # supervisors that ended before they began
         self._backlog = backlog.Backlog()
@@ -60,7 +81,10 @@ class Foreman:
     @property
     def must_look(self) -> bool:
         """Whether something may happen that nobody will tell us of."""
-        return bool(self._backlog) or any(key not in self._controls for key in self._watchers)
+        return bool(self._backlog) or any(
+            key not in self._controls or any(watch.follow for watch in watches)
+            for key, watches in self._watchers.items()
+        )
 
     def take_stock(self) -> None:
         """Remove what is too old, and queue what an agent before us left waiting."""
@@ -75,16 +99,15 @@ class Foreman:
         if head["key"] not in self._controls:
             self._backlog.add(dict(head, queued=time.monotonic()))
 
-    def watch(self, connection: Connection, task: int, key: str, have: "Tuple[int, int]") -> None:
+    def watch(self, key: str, watch: Watch) -> None:
         """Have the task's end delivered to a connection, unless that has gone meanwhile."""
-        if connection.closed:
-            return
-        self._watchers.setdefault(key, []).append((connection, task, have))
+        if not watch.connection.closed:
+            self._watchers.setdefault(key, []).append(watch)
 
     def unwatch(self, connection: Connection) -> None:
         """Forget what a connection was watching; the tasks go on."""
         for key in list(self._watchers):
-            self._watchers[key] = [watch for watch in self._watchers[key] if watch[0] is not connection]
+            self._watchers[key] = [w for w in self._watchers[key] if w.connection is not connection]
             if not self._watchers[key]:
                 del self._watchers[key]
 
@@ -165,8 +188,8 @@ class Foreman:
         if found == tasks.WAITING and lost:
             found = self._note_loss(key)
         if found == tasks.UNKNOWN:  # somebody has removed its directory
-            for connection, task, _ in self._watchers.pop(key, []):
-                self._deliver(connection, iter([wire.encode(wire.UNKNOWN, task)]))
+            for watch in self._watchers.pop(key, []):
+                self._deliver(watch.connection, iter([wire.encode(wire.UNKNOWN, watch.task)]))
         if found == tasks.ENDED:
             self._ended(key)
 
@@ -184,11 +207,14 @@ class Foreman:
 
     def _ended(self, key: str) -> None:
         self._losses.pop(key, None)
-        for connection, task, have in self._watchers.pop(key, []):
-            self._deliver(connection, tasks.delivery(self.directory(key), task, have))
+        for watch in self._watchers.pop(key, []):
+            self._deliver(watch.connection, tasks.delivery(self.directory(key), watch.task, watch.have))
 
     def look(self) -> None:
-        """Look at the watched tasks that another agent's supervisors have."""
+        """Look at the watched tasks: at their output, and at those that another agent's supervisors have."""
         for key in list(self._watchers):
+            for watch in self._watchers[key]:
+                if watch.follow and watch.send_news(self.directory(key)):
+                    self._deliver(watch.connection, iter(()))  # which writes what is queued
             if key not in self._controls and key not in self._backlog:
                 self._settle(key)

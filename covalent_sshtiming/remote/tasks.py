@@ -133,6 +133,17 @@ def delivery(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[by
         yield wire.encode(wire.OUTCOME, task, body=json.dumps(ended).encode())
 
 
+def news(directory: str, have: "Tuple[int, int]") -> "Iterator[Tuple[int, int, bytes]]":
+    """Yield (0 for stdout or 1 for stderr, stream offset, bytes) of what a running task has printed.
+
+    Only of each stream's beginning, which stays where it is; the rest comes with the end.
+    """
+    for number, name in enumerate((places.STDOUT, places.STDERR)):
+        path = os.path.join(directory, name)
+        for offset, data in pump.read_stream(path, min(_size(path), pump.HEAD), have[number]):
+            yield number, offset, data
+
+
 def _telling(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[bytes]":
     ended = places.read_json(os.path.join(directory, places.OUTCOME))
     if ended is None:
