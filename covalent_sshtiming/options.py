@@ -74,6 +74,12 @@ def _local_path(value: str) -> str:
     return str(path)
 
 
+def _shutdown(value: str) -> str:
+    if value not in ("cancel", "leave"):
+        raise ValueError('write "cancel" or "leave"')
+    return value
+
+
 def _row(default: Any, doc: str, unit: str = "", *, secret: bool = False, **more: Any) -> Any:
     metadata = {"default": default, "doc": doc, "unit": unit, **more}
     return field(metadata=metadata, repr=not secret)  # settings get logged
@@ -115,6 +121,9 @@ class Settings:
     reconnect_timeout: float = _ssh(86400, "How long a machine that runs a task may be away", "seconds")
     idle_timeout: float = _row(300, "How long connection and agent outlive the last task", "seconds")
     run_local_on_ssh_fail: bool = _ssh(False, "Run a task here that no connection or login could be had for")
+    on_shutdown: str = _row(
+        "cancel", "What becomes of tasks when the server stops: `cancel` or `leave`", check=_shutdown
+    )
     time_limit: float | None = _row(None, "Longest run of a task; -1 is no limit", "seconds", low=-_LIMIT)
     max_result_bytes: int = _row(8 * 1024**3, "Largest pickled result; the default is 8 GiB", "bytes")
     linger: float = _row(1, "Grace for a task's left-over child processes before KILL", "seconds")

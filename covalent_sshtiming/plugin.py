@@ -34,6 +34,7 @@ from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.host.task import Outcome, Request
 from covalent_sshtiming.options import LOCAL, Plugin, Settings
 from covalent_sshtiming.outputs import Outputs, place
+from covalent_sshtiming.stopping import server_is_stopping
 from covalent_sshtiming.timing.log import TimingLog
 from covalent_sshtiming.timing.record import TimingRecord
 
@@ -42,7 +43,7 @@ _TaskId = tuple[str, int]
 _TOMBSTONES = 10_000
 # Shared by all instances of this process, each changed in one synchronous step: the tasks under
 # way, and those that were cancelled before they came (bounded, oldest forgotten first).
-_live: dict[_TaskId, tuple[Host, str]] = {}
+_live: dict[_TaskId, tuple[Host, Request]] = {}
 _cancelled: OrderedDict[_TaskId, None] = OrderedDict()
 
 
@@ -100,14 +101,21 @@ class TimingBase(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has no typ
             self.tell(stderr=await files.finish())
 
     async def cancel(self, task_metadata: dict[str, Any], job_handle: Any) -> bool:  # noqa: ARG002 - Covalent's signature
-        """Stop a task of this process, also one that has yet to come; one that has ended stays so."""
+        """Stop a task of this process, also one that has yet to come; one that has ended stays so.
+
+        A stopping server cancels everything, one dispatch after the other. Here that is done in one step,
+        so that the end of one task does not let another begin; tasks that are to be left are not touched.
+        """
         task = (str(task_metadata["dispatch_id"]), int(task_metadata["node_id"]))
         _cancelled[task] = None
         while len(_cancelled) > _TOMBSTONES:
             _cancelled.popitem(last=False)
-        if task in _live:
-            host, key = _live[task]
-            host.cancel(key)
+        if server_is_stopping():
+            ending = [(host, request) for host, request in _live.values() if not request.leave]
+        else:
+            ending = [_live[task]] if task in _live else []
+        for host, request in ending:
+            host.cancel(request.key)
         return True
 
     async def receive(self, task_group_metadata: dict[str, Any], data: Any) -> list[TaskUpdate]:  # noqa: ARG002 - Covalent's signature
@@ -159,6 +167,7 @@ class _Run:
     def _requested(self) -> Request:
         request = _request(self.settings, self.call, self.task, self.key)
         request.live = self.files.put if self.files else None
+        request.leave = self.settings.on_shutdown == "leave"
         return request
 
     def say(self, text: str) -> None:
@@ -173,7 +182,8 @@ class _Run:
             host, outcome = await self._there_or_here()
         except asyncio.CancelledError:
             # Covalent would leave the node RUNNING for ever if this one escaped.
-            await self._record({"status": "cancelled"})
+            if not self.request.leave:
+                await self._record({"status": "cancelled"})
             raise TaskCancelledError from None
         except errors.SSHTimingError as error:
             await self._record(outcomes.record_of_error(error))
@@ -200,7 +210,7 @@ class _Run:
 
     async def _run(self) -> tuple[Host, Outcome]:
         host = pool.host_for(_target(self.settings, self.call.python, local=self.local))
-        _live[self.task] = (host, self.key)
+        _live[self.task] = (host, self.request)
         if self.task in _cancelled:  # while we looked at the log
             raise TaskCancelledError
         return host, await host.run(self.request, self.builder)

@@ -31,7 +31,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "sshtiming": ("early", "options", "plugin"),
     "localtiming": ("early", "options", "plugin"),
     "outputs": (),
+    "stopping": (),
     "plugin": (
+        "stopping",
         "outputs",
         "early",
         "electron",

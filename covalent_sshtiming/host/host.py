@@ -77,7 +77,10 @@ class Host:
     # ---- what the executor asks for
 
     async def run(self, request: Request, sink: Sink) -> Outcome:
-        """Run a task to its outcome; raises one of our errors. Cancelling this await cancels the task."""
+        """Run a task to its outcome; raises one of our errors.
+
+        Cancelling this await, as the end of the loop does, cancels the task unless it is to be left.
+        """
         task = Task(next(self._task_numbers), request, sink)
         self._tasks[task.number] = task
         try:
@@ -89,7 +92,8 @@ class Host:
             return await asyncio.shield(task.future)
         except asyncio.CancelledError:
             task.future.add_done_callback(lambda future: self._abandoned(task, future))
-            self.cancel(request.key)
+            if not request.leave:
+                self.cancel(request.key)
             raise
         finally:
             if task.future.done():
@@ -99,7 +103,7 @@ class Host:
         """Clear away a task that nobody waits for any more, once its end is known."""
         future.exception()
         self._forget(task)
-        if task.sent:
+        if task.sent and not task.request.leave:
             self.acknowledge(task.request.key)
 
     def acknowledge(self, key: str, keep: bool = False) -> None:
@@ -310,6 +314,11 @@ class Host:
             _log.exception("connection.failed host=%s", self.target.label)
             for task in list(self._tasks.values()):
                 task.fail(error)
+        except asyncio.CancelledError:  # the loop ends, and perhaps this comes before each task's own end
+            for task in list(self._tasks.values()):
+                if not task.request.leave:
+                    self.cancel(task.request.key)
+            raise
         finally:
             await self._drop_session()
 

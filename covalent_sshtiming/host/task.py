@@ -37,7 +37,8 @@ class Request:
 
     `chunks` gives the body anew at each call, in pieces of at most 64 KiB. `left` says whether any of
     it was ever written to a connection: as long as not, it has certainly not run. `live` is told
-    (descriptor, bytes) of the output as it comes; without it, output comes with the end.
+    (descriptor, bytes) of the output as it comes; without it, output comes with the end. With `leave`
+    nobody ends the task because this process ends.
     """
 
     key: str
@@ -46,6 +47,7 @@ class Request:
     chunks: Callable[[], Iterable[bytes]]
     left: bool = False
     live: Callable[[int, bytes], None] | None = None
+    leave: bool = False
 
 
 @dataclass
