@@ -26,22 +26,35 @@ CANCEL_GRACE = 5.0  # seconds between TERM and KILL for a cancel or the time lim
 PUBLISH_SECONDS = 1.0
 PUBLISH_TRIES = 600
 RETRY_KILL = 0.05  # seconds between rounds of killing what is left
+RETRY_FORK = 0.2  # seconds between two attempts to have a worker
 
 
 class Standby:
     """What a forked-ahead supervisor holds while it waits: its worker and their pipes."""
 
-    def __init__(self, mask: int, spool: str) -> None:
+    def __init__(self, control: socket.socket, mask: int, spool: str) -> None:
         out, err, go = os.pipe(), os.pipe(), os.pipe()
         self.page = meter.shared_page()
         parent = os.getpid()
-        self.pid = os.fork()
+        self.pid = _fork_in_time(control)
         if self.pid == 0:
             _be_worker(parent, (go[0], out[1], err[1]), spool, mask, self.page)
         for handle in (out[1], err[1], go[0]):
             os.close(handle)
         self.go = go[1]
         self.stdout, self.stderr = pump.Pump(out[0]), pump.Pump(err[0])
+
+
+def _fork_in_time(control: socket.socket) -> int:
+    """Fork, as soon as the machine has room for another process; a task that comes meanwhile waits."""
+    agent = select.poll()
+    agent.register(control, 0)  # its end only: an order is for later
+    while True:
+        try:
+            return os.fork()
+        except OSError:  # EAGAIN, ENOMEM
+            if agent.poll(RETRY_FORK * 1000):
+                os._exit(0)
 
 
 def _be_worker(parent: int, pipes: "Tuple[int, int, int]", spool: str, mask: int, page: "Any") -> None:
@@ -77,7 +90,7 @@ def stand_by(control: socket.socket, base: str, mask: int) -> None:
         platforms.close_all_but([0, 1, 2, control.fileno()])
         platforms.become_subreaper()
         wakeup = _catch_signals()
-        crew = Standby(mask, base)
+        crew = Standby(control, mask, base)
         order = _receive(control)
         if order:
             Supervisor(base, order, control, crew, wakeup).see_through()
