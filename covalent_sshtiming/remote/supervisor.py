@@ -23,6 +23,7 @@ from . import meter, places, platforms, pump, worker
 WAKE_BYTES = 4096
 SLOTS_MAX = 64  # descriptors in one order
 CANCEL_GRACE = 5.0  # seconds between TERM and KILL for a cancel or the time limit
+ROOM = 16 * 1024  # bytes of blanks in `started`, so that report and outcome fit onto a disk that fills up
 PUBLISH_SECONDS = 1.0
 PUBLISH_TRIES = 600
 RETRY_KILL = 0.05  # seconds between rounds of killing what is left
@@ -159,7 +160,7 @@ class Supervisor:
         if os.path.exists(self._path(places.CANCEL)):
             self._publish(outcome("cancelled"))
             return
-        if not places.create(self._path(places.STARTED), json.dumps(self._identity()).encode()):
+        if not places.create(self._path(places.STARTED), json.dumps(self._identity()).encode().ljust(ROOM)):
             return
         self._run()
         self._publish(self._outcome())
@@ -333,13 +334,23 @@ class Supervisor:
 
     def _publish(self, ended: "Dict[str, Any]") -> None:
         content = json.dumps(ended).encode()
-        for _ in range(PUBLISH_TRIES):
-            if self._try_publish(content):
-                break
-            time.sleep(PUBLISH_SECONDS)
+        if not self._try_publish(content):
+            self._make_room()
+            for _ in range(PUBLISH_TRIES):
+                if self._try_publish(content):
+                    break
+                time.sleep(PUBLISH_SECONDS)
         for slot in self.order["slots"]:
             os.close(slot)
         self._tell(b"o")
+
+    def _make_room(self) -> None:
+        """Remove what the outcome makes needless."""
+        try:
+            places.give_way(self._path(places.STARTED))
+            os.unlink(self._path(worker.REPORT))
+        except OSError:  # it was never there, or the disk is read-only
+            pass
 
     def _try_publish(self, content: bytes) -> bool:
         """Publish, or say False where the disk has no room: what the task has done is worth a wait."""
