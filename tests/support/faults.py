@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -142,6 +144,14 @@ def _named(process: psutil.Process, word: str) -> bool:
 def living(pids: list[int]) -> list[int]:
     """Return those that live, zombies not counted."""
     return [pid for pid in pids if farside.alive(pid)]
+
+
+def kill(*pids: int) -> None:
+    """Kill processes, and wait until they are gone."""
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    farside.until(lambda: not living(list(pids)), "the killed to go")
 
 
 def started(machine: direct.Machine) -> list[dict[str, Any]]:
