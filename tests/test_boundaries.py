@@ -58,6 +58,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "host.session",
         "host.task",
         "host.bootstrap",
+        "host.patience",
     ),
     "host.target": ("errors",),
     "host.streams": ("errors",),

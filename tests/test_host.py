@@ -12,9 +12,9 @@ from pathlib import Path
 import asyncssh
 import cloudpickle
 import pytest
-from covalent._shared_files.exceptions import TaskCancelledError
 from support import direct
-from support.links import through, until
+from support.direct import TaskCancelledError
+from support.faults import through, until
 from support.proxy import Proxy
 
 from covalent_sshtiming import errors

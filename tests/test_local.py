@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support import direct
 from support.clients import dispatch_script
-from support.links import through, until
+from support.faults import through, until
 from support.proxy import Proxy
 
 from covalent_sshtiming import errors

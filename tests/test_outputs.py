@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import direct
-from support.links import through, until
+from support.faults import through, until
 from support.proxy import Proxy
 
 from covalent_sshtiming.demo.sshserver import SSHServer

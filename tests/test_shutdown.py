@@ -14,7 +14,7 @@ import pytest
 from conftest import executor_settings
 from support import direct
 from support.clients import dispatch_script
-from support.links import through
+from support.faults import through
 from support.proxy import threaded_proxy
 
 from covalent_sshtiming.demo.dispatcher import Dispatcher

@@ -14,7 +14,6 @@ import itertools
 import json
 import logging
 import os
-import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -22,12 +21,12 @@ from typing import Any
 from covalent_sshtiming.errors import (
     ConnectError,
     ConnectionLostError,
-    HostKeyChanged,
     ResultError,
     SSHTimingError,
     TaskDied,
     TransferError,
 )
+from covalent_sshtiming.host import patience
 from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.streams import Receiver, Streams
@@ -36,7 +35,6 @@ from covalent_sshtiming.host.task import Outcome, Request, Sink, Task
 from covalent_sshtiming.remote import wire
 
 _log = logging.getLogger(__name__)
-_BACKOFF_MAX = 30.0
 _YIELD_FRAMES = 8  # upload frames between two looks at the event loop
 _OFFSET_MAX = 1 << 62
 _FRUITFUL_SECONDS = 30.0  # a session that lived so long was none of those that end right away
@@ -405,32 +403,12 @@ class Host:
         for task in list(self._tasks.values()):
             task.failures += 1
             worst = max(worst, task.failures)
-            self._give_up_if_due(task, error)
+            patience.give_up_if_due(self.target, task, error, self._lost_at)
         for task in list(self._tasks.values()):
             if task.future.done():
                 self._tasks.pop(task.number, None)
         if self._tasks and not self._closed:
-            limit = min(self.target.retry_wait, _BACKOFF_MAX)
-            await asyncio.sleep(min(limit, 0.5 * 2 ** min(worst, 10)) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
-
-    def _give_up_if_due(self, task: Task, error: SSHTimingError) -> None:
-        """A task that was never sent follows the error; a sent one waits for its machine to come back."""
-        if task.sent:
-            away = time.monotonic() - (self._lost_at or task.at["begun"])
-            if isinstance(error, HostKeyChanged):
-                task.fail(error)
-            elif away > self.target.reconnect_timeout:
-                task.fail(
-                    ConnectionLostError(
-                        f"{self.target}: the connection was lost and did not come back within "
-                        f"{self.target.reconnect_timeout:g} s (last: {error}). The task may still run there."
-                    )
-                )
-        elif not error.retriable or task.failures >= self.target.attempts:
-            if task.failures > 1:
-                waited = time.monotonic() - task.at["begun"]
-                error = type(error)(f"{error} Gave up after {task.failures} attempts in {waited:.0f} s.")
-            task.fail(error)
+            await asyncio.sleep(patience.pause(self.target, worst))
 
 
 _HANDLERS: dict[int, Callable[[Host, Task, wire.Frame], None]] = {

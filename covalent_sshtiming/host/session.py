@@ -28,8 +28,6 @@ from covalent_sshtiming.host.streams import Receiver, Streams
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.remote import wire
 
-PING_SECONDS = 15.0
-SILENCE_SECONDS = 45.0
 STDERR_MAX = 64 * 1024
 NO_PYTHON = (126, 127)  # a shell's statuses for a command that it cannot run, or cannot find
 
@@ -205,9 +203,9 @@ class Session:
 
     async def _ping(self) -> None:
         while not self._ended:
-            await asyncio.sleep(PING_SECONDS)
-            if time.monotonic() - self._heard > SILENCE_SECONDS:
-                self.fail(ConnectError(f"{self._target}: nothing was heard for {SILENCE_SECONDS:g} s."))
+            await asyncio.sleep(self._target.ping)
+            if time.monotonic() - self._heard > self._target.silence:
+                self.fail(ConnectError(f"{self._target}: nothing was heard for {self._target.silence:g} s."))
                 return
             self._ask()
 

@@ -45,6 +45,8 @@ class Target:
     retry_wait: float = 5.0
     reconnect_timeout: float = 86400.0
     idle_timeout: float = 300.0
+    ping: float = 15.0  # between two signs of life asked for
+    silence: float = 40.0  # after which a session is lost; with a ping's wait, noticed within 60 s
 
     @property
     def flavor(self) -> str:

@@ -46,6 +46,7 @@ class Crew:
             control.close()
 
     def _fork(self) -> "Optional[socket.socket]":
+        reap()  # what has ended counts against the user's limit on processes until then
         try:
             ours, theirs = socket.socketpair()
         except OSError:  # EMFILE

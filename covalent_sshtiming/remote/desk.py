@@ -100,7 +100,7 @@ class Desk:
             self._tell(connection, frame, (0, 0))
             return False
         except OSError as error:
-            raise uploads.Refused(error.strerror or "", directory, error.errno or 0) from error
+            raise uploads.refusal(error, directory) from error
         return True
 
     def _refuse(self, connection: Connection, task: int, refusal: uploads.Refused) -> None:

@@ -125,6 +125,13 @@ def write_all(handle: int, data: bytes) -> None:
         view = view[os.write(handle, view) :]
 
 
+def give_way(path: str) -> None:
+    """Let go of the blanks that a file of ours was padded with, which keeps room on a full disk."""
+    content = (read(path) or b"").rstrip()
+    if content:
+        os.truncate(path, len(content))
+
+
 def replace(path: str, content: bytes) -> None:
     """Put `content` at `path` whole, over whatever was there."""
     temporary = "%s.%s.tmp" % (path, os.urandom(4).hex())

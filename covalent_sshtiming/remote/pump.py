@@ -12,6 +12,7 @@ from typing import Iterator, List, Tuple
 HEAD = 1 << 20
 TAIL = 1 << 20
 PIECE = 64 * 1024
+GIVE_BACK = 64 * 1024
 
 
 class Pump:
@@ -21,6 +22,7 @@ class Pump:
         self.source = source
         self.total = 0
         self._file = -1
+        self._full = False
         os.set_blocking(source, False)
 
     def open(self, path: str) -> None:
@@ -46,9 +48,21 @@ class Pump:
             limit -= 1
 
     def _write(self, data: bytes, offset: int) -> None:
-        # A full disk loses output, which is no reason to lose the task.
+        if self._full:
+            return
         try:
-            os.pwrite(self._file, data, offset)
+            if os.pwrite(self._file, data, offset) == len(data):
+                return
+        except OSError:
+            pass
+        self._give_way()
+
+    def _give_way(self) -> None:
+        """Store no more on a full disk, and give some back: a result is worth more than output."""
+        self._full = True
+        try:
+            # Never more than the head: a ring that was not filled holds other bytes than its readers expect.
+            os.ftruncate(self._file, min(HEAD, max(0, os.fstat(self._file).st_size - GIVE_BACK)))
         except OSError:
             pass
 

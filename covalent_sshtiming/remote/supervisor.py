@@ -23,25 +23,39 @@ from . import meter, places, platforms, pump, worker
 WAKE_BYTES = 4096
 SLOTS_MAX = 64  # descriptors in one order
 CANCEL_GRACE = 5.0  # seconds between TERM and KILL for a cancel or the time limit
+ROOM = 16 * 1024  # bytes of blanks in `started`, so that report and outcome fit onto a disk that fills up
 PUBLISH_SECONDS = 1.0
 PUBLISH_TRIES = 600
 RETRY_KILL = 0.05  # seconds between rounds of killing what is left
+RETRY_FORK = 0.2  # seconds between two attempts to have a worker
 
 
 class Standby:
     """What a forked-ahead supervisor holds while it waits: its worker and their pipes."""
 
-    def __init__(self, mask: int, spool: str) -> None:
+    def __init__(self, control: socket.socket, mask: int, spool: str) -> None:
         out, err, go = os.pipe(), os.pipe(), os.pipe()
         self.page = meter.shared_page()
         parent = os.getpid()
-        self.pid = os.fork()
+        self.pid = _fork_in_time(control)
         if self.pid == 0:
             _be_worker(parent, (go[0], out[1], err[1]), spool, mask, self.page)
         for handle in (out[1], err[1], go[0]):
             os.close(handle)
         self.go = go[1]
         self.stdout, self.stderr = pump.Pump(out[0]), pump.Pump(err[0])
+
+
+def _fork_in_time(control: socket.socket) -> int:
+    """Fork, as soon as the machine has room for another process; a task that comes meanwhile waits."""
+    agent = select.poll()
+    agent.register(control, 0)  # its end only: an order is for later
+    while True:
+        try:
+            return os.fork()
+        except OSError:  # EAGAIN, ENOMEM
+            if agent.poll(RETRY_FORK * 1000):
+                os._exit(0)
 
 
 def _be_worker(parent: int, pipes: "Tuple[int, int, int]", spool: str, mask: int, page: "Any") -> None:
@@ -77,7 +91,7 @@ def stand_by(control: socket.socket, base: str, mask: int) -> None:
         platforms.close_all_but([0, 1, 2, control.fileno()])
         platforms.become_subreaper()
         wakeup = _catch_signals()
-        crew = Standby(mask, base)
+        crew = Standby(control, mask, base)
         order = _receive(control)
         if order:
             Supervisor(base, order, control, crew, wakeup).see_through()
@@ -146,7 +160,7 @@ class Supervisor:
         if os.path.exists(self._path(places.CANCEL)):
             self._publish(outcome("cancelled"))
             return
-        if not places.create(self._path(places.STARTED), json.dumps(self._identity()).encode()):
+        if not places.create(self._path(places.STARTED), json.dumps(self._identity()).encode().ljust(ROOM)):
             return
         self._run()
         self._publish(self._outcome())
@@ -320,13 +334,23 @@ class Supervisor:
 
     def _publish(self, ended: "Dict[str, Any]") -> None:
         content = json.dumps(ended).encode()
-        for _ in range(PUBLISH_TRIES):
-            if self._try_publish(content):
-                break
-            time.sleep(PUBLISH_SECONDS)
+        if not self._try_publish(content):
+            self._make_room()
+            for _ in range(PUBLISH_TRIES):
+                if self._try_publish(content):
+                    break
+                time.sleep(PUBLISH_SECONDS)
         for slot in self.order["slots"]:
             os.close(slot)
         self._tell(b"o")
+
+    def _make_room(self) -> None:
+        """Remove what the outcome makes needless."""
+        try:
+            places.give_way(self._path(places.STARTED))
+            os.unlink(self._path(worker.REPORT))
+        except OSError:  # it was never there, or the disk is read-only
+            pass
 
     def _try_publish(self, content: bytes) -> bool:
         """Publish, or say False where the disk has no room: what the task has done is worth a wait."""

@@ -21,6 +21,17 @@ class Refused(Exception):
         self.facts = {"text": text, "path": path, "errno": number, "free": free}
 
 
+def refusal(error: OSError, directory: str) -> Refused:
+    """Return what to tell the client of an error in a task's directory, which may be gone by now."""
+    free = None
+    try:
+        found = os.statvfs(os.path.dirname(directory))
+        free = found.f_bavail * found.f_frsize
+    except OSError:
+        pass
+    return Refused(error.strerror or str(error), directory, error.errno or 0, free)
+
+
 class Upload:
     """One request that is being received; used by one connection only."""
 
@@ -37,7 +48,7 @@ class Upload:
             places.write_all(self._file, tasks.head_bytes(head))
         except OSError as error:
             self.abandon()
-            raise self._refusal(error) from error
+            raise refusal(error, self.directory) from error
 
     def _check_room(self) -> None:
         """Refuse now what cannot fit, instead of after minutes of uploading."""
@@ -45,15 +56,6 @@ class Upload:
         free = found.f_bavail * found.f_frsize
         if self._left > free:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._path)
-
-    def _refusal(self, error: OSError) -> Refused:
-        free = None
-        try:
-            found = os.statvfs(self.directory)
-            free = found.f_bavail * found.f_frsize
-        except OSError:
-            pass
-        return Refused(error.strerror or str(error), self.directory, error.errno or 0, free)
 
     def add(self, data: bytes) -> None:
         """Take the next bytes; raises Refused on a full disk or a body longer than announced."""
@@ -65,7 +67,7 @@ class Upload:
             places.write_all(self._file, data)
         except OSError as error:
             self.abandon()
-            raise self._refusal(error) from error
+            raise refusal(error, self.directory) from error
 
     def finish(self, digest: str) -> None:
         """Check the whole and give it its name; raises Refused."""
@@ -77,7 +79,7 @@ class Upload:
             os.rename(self._path, os.path.join(self.directory, places.REQUEST))
         except OSError as error:
             self.abandon()
-            raise self._refusal(error) from error
+            raise refusal(error, self.directory) from error
 
     def abandon(self) -> None:
         """Forget what has come so far, and the claim if it holds nothing else."""

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO, Callable, Dict, List, MutableSequence, Optiona
 from . import hooks, meter, places, platforms, surroundings
 
 REPORT = "report"
+REPORT_SECONDS = 1.0
+REPORT_TRIES = 600
 TRACEBACK_CHARS = 16000
 TEXT_CHARS = 4000
 SHORT_STRING = 64 * 1024  # a bytes result longer than this is not spelt out; see _string_of
@@ -160,7 +162,32 @@ def run(directory: str, spool: str, mask: int, shared: "MutableSequence[int]") -
     _flush()
     report.update(phases=phases.costs, call=phases.call, started=started, finished=time.time())
     report["left"] = phases.last.wall
-    places.replace(os.path.join(directory, REPORT), json.dumps(report).encode())
+    _leave(directory, json.dumps(report).encode())
+
+
+def _leave(directory: str, report: bytes) -> None:
+    """Leave the report; a disk that takes nothing is waited for, as with the outcome."""
+    for _ in range(REPORT_TRIES):
+        try:
+            places.replace(os.path.join(directory, REPORT), report)
+        except FileNotFoundError:  # somebody has removed the directory: nobody will ask
+            return
+        except OSError:
+            if not _gave_way(directory):
+                time.sleep(REPORT_SECONDS)
+        else:
+            return
+
+
+def _gave_way(directory: str) -> bool:
+    """Let go of the room that was kept for this; False if that was done before, or cannot be."""
+    path = os.path.join(directory, places.STARTED)
+    try:
+        before = os.path.getsize(path)
+        places.give_way(path)
+        return os.path.getsize(path) < before
+    except OSError:
+        return False
 
 
 def _end_if_copy(owner: int, error: "Optional[BaseException]" = None) -> None:
@@ -258,27 +285,38 @@ def _dump(value: Any, path: str, cap: int, owner: int) -> "Dict[str, Any]":
     header = json.dumps(_header_of(value, cloudpickle.__version__)).encode("utf-8")
     string = _string_of(value).encode("utf-8", "backslashreplace")
     temporary = path + ".tmp"
-    with open(temporary, "wb") as file:
-        file.write(header)
-        file.write(string)
-        try:
+    try:
+        with open(temporary, "wb") as file:
+            file.write(header)
+            file.write(string)
             cloudpickle.Pickler(_Capped(file, cap)).dump(value)
-        except (TooLarge, OSError, MemoryError) as error:
-            return {"status": "failed", "error": _dump_error(error, path, cap)}
-        except Exception as error:  # noqa: BLE001 - a pickler may raise anything
-            text = "a %s cannot be pickled: %s" % (type(value).__name__, _text(error))
-            return {"status": "failed", "error": _error("ResultError", text, error)}
+            _end_if_copy(owner)
+            size = file.tell()
+        os.rename(temporary, path)
+    except Exception as error:  # noqa: BLE001 - a pickler may raise anything
         _end_if_copy(owner)
-        size = file.tell()
-    os.rename(temporary, path)
+        _remove(temporary)  # half a result is of no use, and the report may need its room
+        return {"status": "failed", "error": _dump_error(error, value, path, cap)}
     parts = [len(header), len(string), size - len(header) - len(string)]
     return {"status": "completed", "result": parts}
 
 
-def _dump_error(error: BaseException, path: str, cap: int) -> "Dict[str, Any]":
+def _remove(path: str) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
+def _dump_error(error: BaseException, value: Any, path: str, cap: int) -> "Dict[str, Any]":
     if isinstance(error, TooLarge):
         return _error("ResultTooLarge", "the pickled result is larger than %d bytes" % cap, None)
-    return _error("TransferError", "the result could not be written to %s: %s" % (path, _text(error)), None)
+    if isinstance(error, (OSError, MemoryError)):
+        return _error(
+            "TransferError", "the result could not be written to %s: %s" % (path, _text(error)), None
+        )
+    text = "a %s cannot be pickled: %s" % (type(value).__name__, _text(error))
+    return _error("ResultError", text, error)
 
 
 def _header_of(value: Any, cloudpickle_version: str) -> "Dict[str, Any]":

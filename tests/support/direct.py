@@ -54,6 +54,7 @@ with (
     warnings.catch_warnings(),
 ):
     warnings.simplefilter("ignore")
+    from covalent._shared_files.exceptions import TaskCancelledError
     from covalent._workflow.transport import TransportableObject
     from covalent.executor.utils.wrappers import wrapper_fn
 
@@ -67,6 +68,7 @@ __all__ = [
     "Host",
     "Machine",
     "Ran",
+    "TaskCancelledError",
     "TimingSSHExecutor",
     "TransportableObject",
     "here",

@@ -82,10 +82,17 @@ class Told:
 class Line:
     """One connection to the agent, through a doorman of its own."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, user: int | None = None) -> None:
         nonce = os.urandom(12).hex()
+        home = {} if user is None else {"HOME": str(Path(target.spool).parent)}
         self.doorman = subprocess.Popen(
-            ["/bin/sh", "-c", bootstrap.command(target, nonce)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            ["/bin/sh", "-c", bootstrap.command(target, nonce)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, **home},
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
         )
         self._decoder = wire.Decoder()
         self._frames: deque[wire.Frame] = deque()
@@ -204,6 +211,8 @@ class FarSide:
     """A spool of one's own, and the agents that serve it."""
 
     directory: Path
+    user: int | None = None  # the user id to run as, for those who may choose
+    python: str = sys.executable
     lines: list[Line] = field(default_factory=list)
     client: str = field(default_factory=new_key)
     _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
@@ -214,7 +223,7 @@ class FarSide:
             label="far",
             hostname="far",
             python=PYTHON,
-            python_path=sys.executable,
+            python_path=self.python,
             cache=str(self.directory / "cache"),
             spool=str(self.spool),
         )
@@ -231,7 +240,7 @@ class FarSide:
 
     def connect(self) -> Line:
         """Open a connection that has not said who it is."""
-        line = Line(self.target)
+        line = Line(self.target, self.user)
         self.lines.append(line)
         return line
 

@@ -27,13 +27,15 @@ class Direction:
         bandwidth: bytes a second, or None for no limit.
         chunk: most bytes forwarded in one piece.
         cut_after: the link breaks, once, when this many bytes in all have gone through.
-        count: how many have.
+        swallow: nothing arrives any more, and what is sent meanwhile never will: a half-open link.
+        count: how many bytes have gone through.
     """
 
     latency: float = 0.0
     bandwidth: float | None = None
     chunk: int = _CHUNK
     cut_after: int | None = None
+    swallow: bool = False
     count: int = 0
 
     def take(self, data: bytes) -> tuple[bytes, bool]:
@@ -117,7 +119,8 @@ class Proxy:
         except OSError:
             _end(writer, "reset")
             return
-        await self._join((writer, far_writer), reader, far_reader)
+        with suppress(asyncio.CancelledError):  # by `__aexit__`, and this is the task's end anyway
+            await self._join((writer, far_writer), reader, far_reader)
 
     async def _join(
         self,
@@ -148,6 +151,10 @@ class Proxy:
                 due, data = await queue.get()
                 await asyncio.sleep(max(0, due - self._loop.time()))
                 await self._flowing.wait()
+                if direction.swallow and data:
+                    continue
+                if writer.is_closing():  # the link was broken meanwhile
+                    break
                 data, cut = direction.take(data) if data else (data, False)
                 writer.write(data)
                 await writer.drain()

@@ -1,0 +1,261 @@
+"""Thousands of tasks with faults among them, and large transfers: what is held, and how late the loop is.
+
+`make test` asks for few, `make soak` (tests/soak.py) for many; both judge by `grown`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from covalent_sshtiming.demo.sshserver import SSHServer
+from support import direct, faults
+from support.direct import TaskCancelledError
+from support.proxy import Proxy
+from support.storms import PATIENCE_S
+
+
+@dataclass(frozen=True)
+class Held:
+    """What the two sides hold at one moment."""
+
+    near_descriptors: int
+    near_tasks: int
+    near_threads: int
+    near_children: int
+    near_memory: int  # bytes resident
+    far_descriptors: int
+    far_processes: int
+    far_memory: int
+    directories: int
+
+
+async def held(machine: direct.Machine) -> Held:
+    """Count, once what is on its way to an end has come to it."""
+    await asyncio.sleep(0.5)
+    gc.collect()
+    own = psutil.Process()
+    agents = [psutil.Process(pid) for pid in machine.agents()]
+    return Held(
+        near_descriptors=own.num_fds(),
+        near_tasks=len(asyncio.all_tasks()),
+        near_threads=threading.active_count(),
+        near_children=len(own.children()),
+        near_memory=own.memory_info().rss,
+        far_descriptors=sum(agent.num_fds() for agent in agents),
+        far_processes=sum(1 + len(agent.children(recursive=True)) for agent in agents),
+        far_memory=sum(agent.memory_info().rss for agent in agents),
+        directories=len(list(machine.spool.glob("tasks/*"))),
+    )
+
+
+@dataclass
+class Soak:
+    """What a soak has seen: ends, what was held before and after, the log."""
+
+    before: Held
+    after: Held
+    ends: Counter[str]
+    resets: int
+    seconds: float
+    lag_p99_s: float
+    lag_max_s: float
+    lines: int
+    records: int  # different ones
+    tasks: int
+
+
+async def soak(
+    server: SSHServer, place: Path, tasks: int, at_once: int = 16, resets: float = 0.01, stops: float = 0.005
+) -> Soak:
+    """Run many tasks over one link that is reset now and then, cancelling a few of them."""
+    dice = random.Random(tasks)
+    place.mkdir(exist_ok=True)
+    ends: Counter[str] = Counter()
+    broken = 0
+    async with (
+        Proxy(server.host, server.port) as proxy,
+        direct.machine(
+            server, place, max_parallel=4, **{**faults.through(proxy, server, place), "idle_timeout": 60}
+        ) as machine,
+    ):
+        warm = max(32, tasks // 10)
+        for _ in range(0, warm, at_once):
+            await asyncio.gather(*(machine.run(_echo(), number) for number in range(at_once)))
+        warm_lines = len(machine.records())
+        before = await held(machine)
+        numbers = iter(range(tasks))
+        begun = time.monotonic()
+
+        async def work() -> None:
+            nonlocal broken
+            for number in numbers:
+                if dice.random() < resets:
+                    proxy.reset()
+                    broken += 1
+                ends[await _soaked(machine, number, dice.random() < stops, dice.random())] += 1
+
+        async with measured_lag() as lag:
+            await asyncio.gather(*(work() for _ in range(at_once)))
+        seconds = time.monotonic() - begun
+        with suppress(AssertionError):  # what stays is counted
+            await faults.until(lambda: not list(machine.spool.glob("tasks/*")))
+        after = await held(machine)
+        records = machine.records()[warm_lines:]
+    return Soak(
+        before,
+        after,
+        ends,
+        broken,
+        seconds,
+        lag.quantile(0.99),
+        lag.quantile(1.0),
+        len(records),
+        len({record["record_id"] for record in records}),
+        tasks,
+    )
+
+
+MEMORY_MAX = 10 << 20  # bytes that the near side may grow in a soak
+_FAR_MEMORY_MAX = 10 << 20
+
+
+def grown(seen: Soak) -> dict[str, tuple[int, int]]:
+    """Return what a soak has left behind: each count that is higher after it, with both values.
+
+    Processes ahead come and go by the agent's own rules, so the far processes may be three more.
+    """
+    room = {"near_memory": MEMORY_MAX, "far_memory": _FAR_MEMORY_MAX, "far_processes": 6, "near_threads": 8}
+    pairs = {name: (getattr(seen.before, name), getattr(seen.after, name)) for name in vars(seen.before)}
+    return {name: pair for name, pair in pairs.items() if pair[1] > pair[0] + room.get(name, 0)}
+
+
+def _echo() -> Callable[[int], int]:
+    def echo(value: int) -> int:
+        return value
+
+    return echo
+
+
+def _nap() -> Callable[[int], int]:
+    def nap(value: int) -> int:
+        import time
+
+        time.sleep(0.3)
+        return value
+
+    return nap
+
+
+async def _soaked(machine: direct.Machine, number: int, stop: bool, chance: float) -> str:
+    """Run one task of a soak and say how it ended."""
+    names: dict[str, Any] = {"dispatch_id": "soak", "node_id": 1_000_000 + number}
+    running = asyncio.ensure_future(machine.run(_nap() if stop else _echo(), number, **names))
+    if stop:
+        await asyncio.sleep(0.01 + 0.3 * chance)
+        await machine.executor().cancel(names, None)
+    try:
+        ran = await asyncio.wait_for(running, PATIENCE_S)
+    except asyncio.TimeoutError:
+        return "hung"
+    if isinstance(ran.error, TaskCancelledError):
+        return "cancelled" if stop else "cancelled by nobody"
+    if ran.error is not None:
+        return f"{type(ran.error).__name__}: {ran.error}"
+    return "completed" if ran.value == number else "wrong result"
+
+
+# ---- the event loop's lag
+
+
+class Lag:
+    """How late a timer of 5 ms came, again and again."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def quantile(self, part: float) -> float:
+        """Return the lag in seconds that this part of the timers did not exceed."""
+        ordered = sorted(self.seen)
+        return ordered[min(len(ordered) - 1, int(part * len(ordered)))] if ordered else 0.0
+
+    async def watch(self) -> None:
+        """Measure until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + 0.005
+            await asyncio.sleep(0.005)
+            self.seen.append(loop.time() - due)
+
+
+@asynccontextmanager
+async def measured_lag() -> AsyncIterator[Lag]:
+    """Measure the running loop's lag meanwhile."""
+    lag = Lag()
+    watching = asyncio.ensure_future(lag.watch())
+    try:
+        yield lag
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+@dataclass
+class Move:
+    """How a large transfer went, and how the loop fared meanwhile."""
+
+    size: int
+    seconds: float
+    lag_p99_s: float
+    lag_max_s: float
+    turns: int  # that another coroutine had
+
+
+async def moves(server: SSHServer, place: Path, size: int, pieces: int) -> dict[str, Move]:
+    """Move `size` bytes up, then down, in so many tasks one after the other, and measure the loop's lag."""
+    found = {}
+    place.mkdir(exist_ok=True)
+    async with direct.machine(server, place) as machine:
+        piece = size // pieces
+        data = direct.transportable(random.Random(2).randbytes(piece))
+        await machine.run(_echo(), 1)
+        for name, function, values in (
+            ("up", _digest(), (data,)),
+            ("down", _blob(), (direct.transportable(piece),)),
+        ):
+            begun = time.monotonic()
+            async with measured_lag() as lag:
+                for _ in range(pieces):
+                    ran = await machine.run(function, *values)
+                    assert ran.error is None, ran.error
+            seconds = time.monotonic() - begun
+            found[name] = Move(size, seconds, lag.quantile(0.99), lag.quantile(1.0), len(lag.seen))
+    return found
+
+
+def _digest() -> Any:
+    def digest(data: bytes) -> str:
+        import hashlib
+
+        return hashlib.sha256(data).hexdigest()
+
+    return direct.transportable(digest)
+
+
+def _blob() -> Any:
+    def blob(size: int) -> bytes:
+        return bytes(size)
+
+    return direct.transportable(blob)

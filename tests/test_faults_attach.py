@@ -1,0 +1,259 @@
+"""Finding tasks again when more has changed than the link: nobody there, reboot, upgrade, another host."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from conftest import remote_environment, require_sshd
+from support import direct, farside, faults
+from support.farside import FarSide, alive, new_key
+from support.faults import noting, runs, until
+from support.proxy import Proxy
+
+import covalent_sshtiming
+from covalent_sshtiming import errors
+from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
+from covalent_sshtiming.remote import wire
+
+PACKAGE = Path(covalent_sshtiming.__file__).parent
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Return a directory with a path short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="att-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def far(place: Path) -> Iterator[FarSide]:
+    """Return a far side with a spool of its own."""
+    with FarSide(place / "far") as side:
+        yield side
+
+
+# ---- nobody connected
+
+
+def test_submitted_tasks_finish_with_nobody_connected(far: FarSide, place: Path) -> None:
+    """Tasks that were accepted run to their end without a connection; whoever comes back is told of each."""
+    alone(far, place, 30)
+
+
+def alone(far: FarSide, place: Path, count: int, patience: float = 30) -> None:
+    """Submit tasks, hang up, wait for their ends, come back for all of them."""
+    keys = [new_key() for _ in range(count)]
+    with far.line() as line:
+        for number, key in enumerate(keys):
+            line.submit(key, noting(place / f"a{number}"), number)
+        for _ in keys:
+            while line.receive().type != wire.ACCEPTED:
+                pass
+    deadline = time.monotonic() + patience
+    while not all((far.task(key) / "outcome").exists() for key in keys):
+        assert time.monotonic() < deadline, "some never ended"
+        time.sleep(0.05)
+    with far.line() as line:
+        for number, key in enumerate(keys):
+            line.attach(key)
+            assert line.outcome().value == number
+            line.acknowledge(key)
+    assert [len(runs(place / f"a{number}")) for number in range(count)] == [1] * count
+    assert not list(far.spool.glob("tasks/*"))
+
+
+def test_a_time_limit_holds_with_nobody_connected(far: FarSide, place: Path) -> None:
+    """The far side ends a task that is over its limit, also with near side and agent both gone."""
+    key = new_key()
+    with far.line() as line:
+        line.submit(key, noting(place / "ran", 60), time_limit=1.0)
+        farside.until(lambda: runs(place / "ran"), "the function to run")
+        far.kill_agent()
+    farside.until((far.task(key) / "outcome").exists, "the limit to be reached")
+    assert not faults.living(runs(place / "ran"))
+    with far.line() as line:
+        line.attach(key)
+        told = line.outcome()
+    assert told.status == "timeout"
+    assert told.ended["error"] == {
+        "class": "TimeLimitExceeded",
+        "text": "ran longer than its time limit of 1 s",
+    }
+
+
+# ---- cancelled by a connection that is not the one that submitted
+
+
+def test_a_running_task_is_cancelled_by_the_next_agent(far: FarSide, place: Path) -> None:
+    """A cancel that reaches another agent than the one that started the task ends it all the same."""
+    key = new_key()
+    with far.line() as line:
+        line.submit(key, noting(place / "ran", 60))
+        (worker,) = farside.until(lambda: runs(place / "ran"), "the function to run")
+        far.kill_agent()
+    with far.line() as line:
+        line.attach(key)
+        line.cancel(key)
+        assert line.outcome(key).status == "cancelled"
+    assert not alive(worker)
+
+
+def test_a_waiting_task_is_cancelled_by_the_next_agent(far: FarSide, place: Path) -> None:
+    """A cancel of what a killed agent had queued holds: it never runs."""
+    first, second = new_key(), new_key()
+    with far.line() as line:
+        line.submit(first, noting(place / "first", 1.0), max_parallel=1)
+        line.submit(second, noting(place / "second"), max_parallel=1)
+        far.started(first)
+        far.kill_agent()
+    with far.line() as line:
+        line.attach(second)
+        line.cancel(second)
+        assert line.outcome(second).status == "cancelled"
+        line.attach(first)
+        assert line.outcome(first).value == "result"
+    assert not runs(place / "second")
+
+
+# ---- a reboot, another machine
+
+
+@pytest.fixture
+async def linked(sshd: SSHServer, place: Path) -> AsyncIterator[tuple[direct.Machine, Proxy]]:
+    """Return a machine behind a proxy."""
+    async with (
+        Proxy(sshd.host, sshd.port) as proxy,
+        direct.machine(sshd, place, **faults.through(proxy, sshd, place)) as machine,
+    ):
+        yield machine, proxy
+
+
+async def test_a_reboot_is_named(linked: tuple[direct.Machine, Proxy], place: Path) -> None:
+    """A task whose machine rebooted has died, says so, and is not run again."""
+    machine, proxy = linked
+    running = asyncio.ensure_future(machine.run(noting(place / "ran", 60)))
+    await until(lambda: runs(place / "ran") and faults.started(machine))
+    proxy.refuse = True
+    proxy.reset()
+    (known,) = faults.started(machine)
+    (path,) = machine.spool.glob("tasks/*/started")
+    direct.end_agents(machine.spool)
+    faults.kill(known["pid"], *runs(place / "ran"))
+    path.write_text(json.dumps({**known, "boot": "that of the day before"}))
+    proxy.refuse = False
+    ran = await asyncio.wait_for(running, 20)
+    assert ran.error is not None
+    assert isinstance(ran.error.__cause__, errors.TaskDied)
+    assert str(ran.error) == (
+        "127.0.0.1: note was running when its machine rebooted. Its output up to then is in the node's "
+        "streams; it is not run again by itself."
+    )
+    assert machine.records()[-1]["status"] == "killed"
+    assert len(runs(place / "ran")) == 1
+    await until(lambda: not list(machine.spool.glob("tasks/*")))
+
+
+@pytest.fixture
+def other(sshd: SSHServer, place: Path) -> Iterator[SSHServer]:
+    """Return a second server, whose sessions see another machine id and another spool."""
+    require_sshd()
+    if subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not have a view of the file system of their own")
+    (place / "machine-id").write_text("0123456789abcdef" * 2 + "\n")
+    (place / "elsewhere").mkdir(mode=0o700)
+    view = place / "view"
+    view.write_text(
+        f"mount --bind {place}/machine-id /etc/machine-id\n"
+        f"mount --bind {place}/elsewhere {place}/spool\n"
+        'eval "$SSH_ORIGINAL_COMMAND"\n'
+    )
+    forced = {"ForceCommand": f"unshare -m sh {view}"}
+    with (
+        faults.no_agents_left(place / "elsewhere"),
+        ssh_server(
+            place / "other", kind="openssh", options=forced, environment=remote_environment()
+        ) as server,
+    ):
+        public = sshd.key_file.with_suffix(".pub").read_bytes()
+        (place / "other" / "authorized_keys").write_bytes(public)
+        yield server
+
+
+async def test_another_machine_behind_the_name_is_left_again(
+    sshd: SSHServer, other: SSHServer, linked: tuple[direct.Machine, Proxy], place: Path
+) -> None:
+    """A machine that does not know the task is not the one that has it: the right one is waited for."""
+    machine, proxy = linked
+    known = place / f"known_hosts-{proxy.port}"
+    known.write_text(known.read_text() + faults.known_through(proxy, other, place / "other").read_text())
+    running = asyncio.ensure_future(machine.run(noting(place / "ran", 1.0)))
+    await until((place / "ran").exists)
+    proxy.target = (other.host, other.port)
+    proxy.reset()
+    await until(lambda: machine.host.connections >= 3, what="it to leave the wrong machine")
+    assert not running.done()
+    assert direct.agents(place / "elsewhere"), "the other machine was never reached"
+    proxy.target = (sshd.host, sshd.port)
+    ran = await asyncio.wait_for(running, 30)
+    assert ran.value == "result"
+    assert len(runs(place / "ran")) == 1
+
+
+# ---- an upgrade
+
+NEWER = """
+import json, sys
+from pathlib import Path
+from support.farside import FarSide
+
+far = FarSide(Path(sys.argv[1]), client="f" * 32)
+told = {}
+with far.line(number=10**9) as line:
+    for key in sys.argv[2:]:
+        line.attach(key)
+        told[key] = line.outcome(key).value
+        line.acknowledge(key)
+    print(json.dumps([told, sorted(path.name for path in far.spool.glob("agents/*.sock"))]))
+far.__exit__()
+"""
+
+
+def test_tasks_of_an_older_version_are_attached_to(far: FarSide, place: Path) -> None:
+    """After an upgrade another agent answers, for what runs, waits and has ended under the old one."""
+    ended, running, waiting = (new_key() for _ in range(3))
+    upgraded = place / "upgraded" / "covalent_sshtiming"
+    shutil.copytree(PACKAGE, upgraded)
+    with (upgraded / "remote" / "facts.py").open("a") as file:
+        file.write("\n# a newer version\n")
+    with far.line() as line:
+        line.submit(ended, noting(place / "ended"), "ended")
+        line.outcome()
+        line.submit(running, noting(place / "running", 2.0), "running", max_parallel=1)
+        line.submit(waiting, noting(place / "waiting"), "waiting", max_parallel=1)
+        far.started(running)
+    tests = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": f"{upgraded.parent}:{tests}"}
+    newer = subprocess.run(
+        [sys.executable, "-c", NEWER, str(far.directory), ended, running, waiting],
+        env=environment,
+        cwd=place,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert newer.returncode == 0, newer.stderr
+    told, doors = json.loads(newer.stdout)
+    assert told == {ended: "ended", running: "running", waiting: "waiting"}
+    assert len(doors) == 2, "the upgrade brought no agent of its own"
+    assert [len(runs(place / name)) for name in ("ended", "running", "waiting")] == [1, 1, 1]

@@ -1,0 +1,297 @@
+"""Disks that are full or read-only, on either side: stated errors, no lost result, no torn line."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from support import direct
+from support.faults import noting, runs, until
+
+from covalent_sshtiming import errors
+from covalent_sshtiming.demo.sshserver import SSHServer
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Return a directory with a path short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="disk-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+def mount(disk: Path, size: str) -> None:
+    """Mount a small file system, or skip the test where this user may not."""
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(disk)]
+    try:
+        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command here")
+    if mounted.returncode != 0:
+        pytest.skip(f"this user may not mount a tmpfs: {mounted.stderr.strip()}")
+
+
+def unmount(disk: Path) -> None:
+    """Take a mounted file system away, whoever still stands on it."""
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def remount(disk: Path, how: str) -> None:
+    """Make a mounted file system read-only ("ro") or writable ("rw")."""
+    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
+
+
+@pytest.fixture
+def small_spool(place: Path) -> Iterator[Path]:
+    """Mount a file system of 1 MiB where the spool will be."""
+    mount(place / "spool", "1m")
+    try:
+        yield place / "spool"
+    finally:
+        direct.end_agents(place / "spool")
+        subprocess.run(["umount", "-l", str(place / "spool")], check=True)
+
+
+@pytest.fixture
+async def machine(small_spool: Path, sshd: SSHServer, place: Path) -> AsyncIterator[direct.Machine]:
+    """Return a way to a machine whose spool is on that file system."""
+    async with direct.machine(sshd, place) as reached:
+        yield reached
+
+
+def fill(disk: Path) -> Path:
+    """Take all the room that there is."""
+    path = disk / "somebody's"
+    with path.open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    return path
+
+
+# ---- the spool
+
+
+async def test_a_request_that_does_not_fit_is_refused(machine: direct.Machine, place: Path) -> None:
+    """A request larger than the free space is refused with path, needed, free and errno; nothing stays."""
+    ran = await machine.run(noting(place / "ran"), bytes(2 << 20))
+    assert isinstance(ran.error, errors.TransferError)
+    text = str(ran.error)
+    assert text.startswith(f"127.0.0.1: the task could not be stored in {machine.spool}/tasks/")
+    assert "No space left on device (errno 28" in text
+    assert re.search(r", \d+ bytes free of 2\d{6} needed", text)
+    assert text.endswith("Make room there, or set remote_spool to another place.")
+    assert not runs(place / "ran")
+    assert not list(machine.spool.glob("tasks/*"))
+    assert (await machine.run(noting(place / "next"))).value == "result"
+    assert machine.host.connections == 1
+
+
+async def test_a_full_spool_takes_no_task_and_goes_on_with_room(machine: direct.Machine, place: Path) -> None:
+    """Without any room a task is refused at once; with room again the same connection takes the next."""
+    assert (await machine.run(noting(place / "first"))).value == "result"
+    await until(lambda: not list(machine.spool.glob("tasks/*")))
+    in_the_way = fill(machine.spool)
+    ran = await asyncio.wait_for(machine.run(noting(place / "ran")), 20)
+    assert isinstance(ran.error, errors.TransferError), ran.error
+    assert "No space left on device (errno 28" in str(ran.error)
+    assert not runs(place / "ran")
+    in_the_way.unlink()
+    assert (await machine.run(noting(place / "next"))).value == "result"
+    assert machine.host.connections == 1
+
+
+async def test_a_result_that_does_not_fit_is_an_error(machine: direct.Machine) -> None:
+    """A result that the spool cannot hold ends the task with path and cause; it does not hang."""
+
+    def gives_much() -> bytes:
+        return bytes(3 << 20)
+
+    ran = await asyncio.wait_for(machine.run(gives_much), 20)
+    assert ran.error is not None
+    assert isinstance(ran.error.__cause__, errors.TransferError)
+    assert str(ran.error).startswith("127.0.0.1: gives_much: ")
+    assert "No space left on device" in str(ran.error)
+    assert str(ran.error).endswith("Make room there, or correct its permissions.")
+    assert machine.records()[-1]["error_type"] == "TransferError"
+    await until(lambda: not list(machine.spool.glob("tasks/*")))
+
+
+async def test_output_that_does_not_fit_costs_no_result(machine: direct.Machine) -> None:
+    """A task that prints more than the spool can hold ends all the same, with a result or a stated error."""
+
+    def prints_much() -> str:
+        for _ in range(512):
+            os.write(1, b"x" * 8192)
+        return "done"
+
+    ran = await asyncio.wait_for(machine.run(prints_much), 30)
+    if ran.error is not None:
+        assert isinstance(ran.error.__cause__, errors.TransferError)
+        assert "No space left on device" in str(ran.error)
+    else:
+        assert ran.value == "done"
+    assert ran.stdout.startswith("xxx")
+    await until(lambda: not list(machine.spool.glob("tasks/*")))
+
+
+async def test_a_disk_that_fills_up_in_the_run_is_told(machine: direct.Machine, place: Path) -> None:
+    """A result that finds the disk full is a stated error at once: room for saying so was kept."""
+    running = asyncio.ensure_future(machine.run(holding(place / "ran", place / "go")))
+    await until(lambda: runs(place / "ran"))
+    in_the_way = fill(machine.spool)
+    (place / "go").touch()
+    ran = await asyncio.wait_for(running, 20)
+    assert ran.error is not None
+    assert isinstance(ran.error.__cause__, errors.TransferError)
+    assert f"could not be written to {machine.spool}/tasks/" in str(ran.error)
+    assert "No space left on device" in str(ran.error)
+    await until(lambda: not list(machine.spool.glob("tasks/*")))
+    in_the_way.unlink()
+    assert (await machine.run(noting(place / "next"))).value == "result"
+    assert machine.host.connections == 1
+
+
+def holding(path: Path, go: Path) -> Callable[[], str]:
+    """Return a function that leaves a line in a file and waits for another file to appear."""
+    name, sign = str(path), str(go)
+
+    def hold() -> str:
+        import os
+        import time
+
+        with open(name, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        while not os.path.exists(sign):
+            time.sleep(0.01)
+        return "held"
+
+    return hold
+
+
+async def test_a_spool_that_becomes_read_only(machine: direct.Machine, place: Path) -> None:
+    """A spool that is read-only takes no task and says so; what ran meanwhile says so once it can."""
+    running = asyncio.ensure_future(machine.run(holding(place / "ran", place / "go")))
+    await until(lambda: runs(place / "ran"))
+    with read_only(machine.spool / "tasks"):
+        ran = await asyncio.wait_for(machine.run(noting(place / "second")), 20)
+        assert isinstance(ran.error, errors.TransferError), ran.error
+        assert "Read-only file system (errno 30" in str(ran.error)
+        assert not runs(place / "second")
+        (place / "go").touch()
+        await asyncio.sleep(0.5)
+        assert not running.done()
+    ended = await asyncio.wait_for(running, 20)
+    assert ended.error is not None
+    assert isinstance(ended.error.__cause__, errors.TransferError)
+    assert "Read-only file system" in str(ended.error)
+    assert len(runs(place / "ran")) == 1
+    await until(lambda: not list(machine.spool.glob("tasks/*")))
+
+
+@contextmanager
+def read_only(directory: Path) -> Iterator[None]:
+    """Make a directory read-only for whoever goes there by its path, by a mount over it."""
+    subprocess.run(["mount", "--bind", str(directory), str(directory)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(directory)], check=True)
+        yield
+    finally:
+        unmount(directory)
+
+
+async def test_a_read_only_spool_from_the_start(small_spool: Path, sshd: SSHServer, place: Path) -> None:
+    """A spool that cannot be written is a TransferError before anything is sent."""
+    remount(small_spool, "ro")
+    async with direct.machine(sshd, place) as machine:
+        ran = await machine.run(noting(place / "ran"))
+    assert isinstance(ran.error, errors.TransferError)
+    assert str(ran.error).startswith("127.0.0.1: no place for tasks: ")
+    assert "Read-only file system" in str(ran.error)
+    assert str(small_spool) in str(ran.error)
+    assert str(ran.error).endswith("Set remote_spool to another one.")
+
+
+async def test_a_read_only_cache_from_the_start(sshd: SSHServer, place: Path) -> None:
+    """A cache that cannot be written is a TransferError that names the setting."""
+    mount(place / "cache", "1m")
+    try:
+        remount(place / "cache", "ro")
+        async with direct.machine(sshd, place, remote_cache=str(place / "cache")) as machine:
+            ran = await machine.run(noting(place / "ran"))
+    finally:
+        unmount(place / "cache")
+    assert isinstance(ran.error, errors.TransferError)
+    assert str(ran.error).startswith("127.0.0.1: our program cannot be stored there: ")
+    assert "Read-only file system" in str(ran.error)
+    assert str(ran.error).endswith("Set remote_cache to another place.")
+
+
+async def test_a_read_only_workdir(sshd: SSHServer, place: Path) -> None:
+    """A working directory that cannot be made fails the task with its path, and says which setting it is."""
+    mount(place / "work", "64k")
+    try:
+        remount(place / "work", "ro")
+        async with direct.machine(sshd, place, remote_workdir=str(place / "work" / "mine")) as machine:
+            ran = await machine.run(noting(place / "ran"))
+    finally:
+        unmount(place / "work")
+    assert ran.error is not None
+    assert isinstance(ran.error.__cause__, errors.TransferError)
+    assert "Read-only file system" in str(ran.error)
+    assert str(place / "work" / "mine") in str(ran.error)
+    assert str(ran.error).endswith("Correct remote_workdir.")
+    assert not runs(place / "ran")
+
+
+# ---- the near log
+
+
+@pytest.fixture
+def small_log(place: Path) -> Iterator[Path]:
+    """Mount a file system of two pages where the log will be."""
+    mount(place / "log", "8k")
+    try:
+        yield place / "log" / "timing.log"
+    finally:
+        subprocess.run(["umount", "-l", str(place / "log")], check=True)
+
+
+async def test_a_full_log_costs_no_result(small_log: Path, sshd: SSHServer, place: Path) -> None:
+    """Once the log's disk is full results still come, each with a warning and its record on stderr."""
+    async with direct.machine(sshd, place, timing_filepath=str(small_log)) as machine:
+        rans = [await machine.run(noting(place / f"r{i}"), i, node_id=i) for i in range(12)]
+        assert [ran.value for ran in rans] == list(range(12))
+    warned = [ran for ran in rans if "warning: " in ran.stderr]
+    assert warned
+    for ran in warned:
+        assert "No space left on device" in ran.stderr
+        assert str(small_log.parent) in ran.stderr
+    told = [json.loads(ran.stderr.split("the record: ")[1].splitlines()[0]) for ran in warned]
+    lines = small_log.with_name("timing.log.jsonl").read_text()
+    assert lines.endswith("\n")
+    written = [json.loads(line)["node_id"] for line in lines.splitlines()]
+    assert {*written, *(record["node_id"] for record in told)} == set(range(12))
+    assert len(written) == len(set(written)) > 0
+
+
+async def test_a_read_only_log_is_found_before_the_task(
+    small_log: Path, sshd: SSHServer, place: Path
+) -> None:
+    """A log on a read-only disk is a ConfigError, and nothing is submitted."""
+    remount(small_log.parent, "ro")
+    async with direct.machine(sshd, place, timing_filepath=str(small_log)) as machine:
+        ran = await machine.run(noting(place / "ran"))
+        assert not direct.pool.hosts()
+    assert isinstance(ran.error, errors.ConfigError)
+    assert "Read-only file system" in str(ran.error)
+    assert str(small_log) in str(ran.error)
+    assert str(ran.error).endswith("nothing was submitted.")
+    assert not runs(place / "ran")
