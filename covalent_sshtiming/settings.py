@@ -42,7 +42,9 @@ class Option:
 
     `kind` is str, int, float, bool or dict; `low` and `high` bound a number; `check` returns a text in its
     final form or raises ValueError with what to write instead; a `refused` option is known from other
-    executors, and its `doc` says what to do here.
+    executors, and its `doc` says what to do here. A `server_only` option says where a secret is: whoever may
+    send workflows must not choose that, so it is read from covalent.conf only. Its value is never shown,
+    because somebody may have written the secret itself there.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Option:
     high: int = _LIMIT
     check: Callable[[str], str] = str
     refused: bool = False
+    server_only: bool = False
 
     @property
     def needs(self) -> str:
@@ -70,10 +73,54 @@ class Option:
         return value not in (None, "", {})
 
 
+# What a ProxyCommand or a `Match exec` in an ssh configuration would hand to a shell with the name.
+_SHELL = "'`\"$\\\\;&<>|(){}*?#!~"
+
+
 def _host_name(value: str) -> str:
-    if not re.fullmatch(r"[^\s@/-][^\s@/]*", value):
+    if not re.fullmatch(rf"[^\s@/{_SHELL}-][^\s@/{_SHELL}]*", value):
         raise ValueError("write a name, an address or an alias of ~/.ssh/config; a user goes into username")
     return value
+
+
+def _user_name(value: str) -> str:
+    if not re.fullmatch(rf"[^\s{_SHELL}-][^\s{_SHELL}]*", value):
+        raise ValueError("write a user name: no space, no quote, none of a shell's signs, no - in front")
+    return value
+
+
+def _jump_hosts(value: str) -> str:
+    for hop in value.split(","):
+        user, _, rest = hop.strip().rpartition("@")
+        found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:]*))(?::([0-9]{1,5}))?", rest)
+        try:
+            if not found:
+                raise ValueError
+            _host_name(found[1] or found[2] or "")
+            _user_name(user or "nobody")
+        except ValueError:
+            fix = "write [user@]host[:port], several of them with commas between, the nearest one first"
+            raise ValueError(fix) from None
+    return ",".join(hop.strip() for hop in value.split(","))
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def check(value: str) -> str:
+        if value not in words:
+            raise ValueError("write one of " + ", ".join(json.dumps(word) for word in words))
+        return value
+
+    return check
+
+
+def _variable(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("write the name of an environment variable of the server's, not the secret itself")
+    return value
+
+
+def _agent_socket(value: str) -> str:
+    return value if value == "none" else _local_path(value)
 
 
 def _local_path(value: str) -> str:
@@ -91,6 +138,10 @@ def _row(default: Any, doc: str, unit: str = "", *, secret: bool = False, **more
     return field(metadata=metadata, repr=not secret)  # settings get logged
 
 
+def _secret(doc: str, check: Callable[[str], str] = _variable) -> Any:
+    return _row(None, f"{doc}; in covalent.conf only", check=check, secret=True, server_only=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """Everything one task needs to know, resolved and checked; each field is a row of the table.
@@ -102,9 +153,34 @@ class Settings:
     host_label: str
     hostname: str = _row(None, "Name, address or `~/.ssh/config` alias of the machine", check=_host_name)
     port: int | None = _row(None, "Its SSH server's port; else `~/.ssh/config`, else 22", low=1, high=65535)
-    username: str | None = _row(None, "User there; else `~/.ssh/config`, else who runs the dispatcher")
+    username: str | None = _row(
+        None, "User there; else `~/.ssh/config`, else who runs the dispatcher", check=_user_name
+    )
     ssh_key_file: str | None = _row(None, "Private key; else as `ssh` would find one", check=_local_path)
+    ssh_key_passphrase_env: str | None = _secret("Server's environment variable with that key's passphrase")
+    ssh_key_passphrase_file: str | None = _secret("File (mode 0600) with that key's passphrase", _local_path)
+    ssh_certificate_file: str | None = _row(
+        None, "User certificate for that key; else as `ssh` would find one", check=_local_path
+    )
+    identity_agent: str | None = _row(
+        None, "Key agent's socket, or `none`; else `~/.ssh/config`, else `SSH_AUTH_SOCK`", check=_agent_socket
+    )
+    password_env: str | None = _secret("Server's environment variable with the login's password")
+    password_file: str | None = _secret("File (mode 0600) with the login's password", _local_path)
+    proxy_jump: str | None = _row(
+        None, "Jump hosts, `[user@]host[:port],...`, or `none`; else `~/.ssh/config`", check=_jump_hosts
+    )
+    host_key_policy: str = _row(
+        "strict",
+        "`strict` refuses unknown host keys, `accept-new` records them, `off` checks nothing and warns",
+        check=_one_of("strict", "accept-new", "off"),
+    )
     known_hosts_file: str | None = _row(None, "Host keys to trust; else the usual files", check=_local_path)
+    transport: str = _row(
+        "asyncssh",
+        "`openssh` has the system's `ssh` log in: two factors, Kerberos, an open ControlMaster",
+        check=_one_of("asyncssh", "openssh"),
+    )
     timing_filepath: str = _row(
         None, "Timing log on the dispatcher's machine; else in its data directory", check=_local_path
     )
@@ -208,12 +284,23 @@ def load_section(path: Path | None = None) -> dict[str, Any]:
         content = toml.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, IndexError) as error:  # IndexError: the parser's own, on some broken input
+    except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error}; correct the file or its permissions.") from error
+    except (ValueError, IndexError) as error:  # IndexError: the parser's own, on some broken input
+        raise ConfigError(f"{path} cannot be read: {_misspelt(error)}.") from error
     section = _descend(content, ["executors", "sshtiming"])
     if not isinstance(section, Mapping):
         raise _refusal("executors.sshtiming", str(path), "is not a table", "write [executors.sshtiming]")
     return dict(section)
+
+
+def _misspelt(error: Exception) -> str:
+    """Say where a file is no TOML, without the parser's own words, because some show the line's value."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8; save the file in that encoding"
+    line = getattr(error, "lineno", None)
+    place = f"line {line} is not TOML" if line else "it is not TOML"
+    return f"{place}; write `name = value` there, with text in double quotes, or restore the file"
 
 
 def resolve(arguments: Mapping[str, Any], section: Mapping[str, Any]) -> Settings:
@@ -238,7 +325,31 @@ def resolve(arguments: Mapping[str, Any], section: Mapping[str, Any]) -> Setting
         values["max_connection_attempts"] = 1
     if values["time_limit"] is not None and values["time_limit"] <= 0:
         values["time_limit"] = None
+    _check_secrets(given, values)
     return Settings(host_label=label, **values)
+
+
+def _check_secrets(given: _Layer, values: Mapping[str, Any]) -> None:
+    """Refuse a secret's place that a client names, that is named twice, or that the rest makes unsafe."""
+    for option in OPTIONS.values():
+        if option.server_only and option.is_set(given.values.get(option.name)):
+            wrong = "is read from the server's covalent.conf only"
+            raise _refusal(option.name, given.where, wrong, "move it there")
+    for kind in ("ssh_key_passphrase", "password"):
+        env, file = f"{kind}_env", f"{kind}_file"
+        if values[env] and values[file]:
+            raise ConfigError(f"{env} and {file} are both set; remove one of them.")
+        name = env if values[env] else file
+        if values[name] and values["transport"] == "openssh":
+            raise ConfigError(
+                f'{name} cannot be used with transport = "openssh", because ssh takes no secret from us; '
+                "load the key into a key agent, or remove transport."
+            )
+    if (values["password_env"] or values["password_file"]) and values["host_key_policy"] == "off":
+        raise ConfigError(
+            'a password is not sent to a machine that host_key_policy = "off" leaves unchecked; set '
+            'host_key_policy to "strict" or "accept-new".'
+        )
 
 
 def _own_arguments(arguments: Mapping[str, Any], section: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -318,7 +429,7 @@ def _check_variable(name: Any, value: Any, where: str) -> None:
 
 def _checked(option: Option, value: Any, where: str) -> Any:
     """Return the value in its final form, or raise ConfigError."""
-    wrong = f"is {value!r:.80}"
+    wrong = "has a value of another form" if option.server_only else f"is {value!r:.80}"
     if not isinstance(value, _TYPES[option.kind]) or isinstance(value, bool) != (option.kind is bool):
         quotes = " in quotes" if option.kind is str else ", without quotes" if isinstance(value, str) else ""
         raise _refusal(option.name, where, wrong, f"write {option.needs}{quotes}")

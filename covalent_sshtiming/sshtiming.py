@@ -70,7 +70,7 @@ class TimingSSHExecutor(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has
         super().__init__(**{name: options.pop(name, None) or default for name, default in base.items()})
         self.hostname = hostname
         self.timing_filepath = settings.absolute_from_caller(timing_filepath)
-        for name in ("ssh_key_file", "known_hosts_file"):
+        for name in ("ssh_key_file", "ssh_certificate_file", "known_hosts_file"):
             if options.get(name):
                 options[name] = settings.absolute_from_caller(options[name])
         self.__dict__.update(options)
@@ -248,7 +248,16 @@ def _target(found: settings.Settings, python: str) -> Target:
         port=found.port,
         username=found.username,
         key_file=found.ssh_key_file,
+        passphrase_env=found.ssh_key_passphrase_env,
+        passphrase_file=found.ssh_key_passphrase_file,
+        certificate_file=found.ssh_certificate_file,
+        identity_agent=found.identity_agent,
+        password_env=found.password_env,
+        password_file=found.password_file,
+        proxy_jump=found.proxy_jump,
+        host_key_policy=found.host_key_policy,
         known_hosts_file=found.known_hosts_file,
+        transport=found.transport,
         python_path=found.python_path,
         cache=found.remote_cache,
         spool=found.remote_spool,
