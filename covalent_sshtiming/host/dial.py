@@ -13,6 +13,7 @@ import asyncssh
 
 from covalent_sshtiming.errors import ConfigError, SSHTimingError
 from covalent_sshtiming.host import causes, keys, knownhosts, proxycommand, sshconfig, trust
+from covalent_sshtiming.host.channel import CARRIER
 from covalent_sshtiming.host.proxycommand import ProxyCommand
 from covalent_sshtiming.host.sshconfig import Way
 from covalent_sshtiming.host.target import Target
@@ -106,10 +107,10 @@ class _Login:
             )
         except BaseException:
             if self._proxy is not None:
-                await self._proxy.settle()
-                self._proxy.close()
+                await self._proxy.wait_closed()
             raise
         connection.set_tunnel(via or self._proxy)  # it goes when the connection goes
+        connection.set_extra_info(**{CARRIER: via or self._proxy})
         return connection
 
     def _options(self, judge: trust.Judge) -> dict[str, Any]:

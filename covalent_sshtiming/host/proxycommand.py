@@ -41,10 +41,8 @@ class ProxyCommand:
         while stderr is not None and (data := await stderr.read(4096)):
             self._stderr = (self._stderr + data)[-STDERR_MAX:]
 
-    async def settle(self) -> None:
-        """Wait a moment for its last words."""
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(asyncio.shield(self._reader), 0.5)
+    def get_extra_info(self, name: str) -> None:
+        """Say that nothing carries this; asyncssh's connections have a method of that name."""
 
     def close(self) -> None:
         """Begin to end it; asyncssh calls this when the connection has gone."""
@@ -64,7 +62,8 @@ class ProxyCommand:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
-        self._reader.cancel()
+        with suppress(asyncio.TimeoutError):  # somebody else may hold its stderr
+            await asyncio.wait_for(self._reader, EXIT_SECONDS)
 
 
 async def start(command: str) -> ProxyCommand:

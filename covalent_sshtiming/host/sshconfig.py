@@ -1,9 +1,10 @@
 """What the user's and the system's ssh configuration say of one login, with our settings above them.
 
 Reads the two files as OpenSSH does: first value wins, Include in alphabetical order and relative to
-the file's own directory, Match with `exec`, tokens expanded once, when everything is known. asyncssh's
-parser does the work; `_Config` corrects it in these points. What neither knows is passed over, and so is
-StrictHostKeyChecking on purpose: a file that somebody else may manage must not loosen `host_key_policy`.
+the file's own directory, Match with `exec`, comments at a line's end, tokens expanded once, when everything
+is known. The options' meaning is asyncssh's to know; `_Config` corrects its reading in these points. What
+neither knows is passed over, and so is StrictHostKeyChecking on purpose: a file that somebody else may
+manage must not loosen `host_key_policy`.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import getpass
 import glob
 import os
+import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,8 +47,31 @@ class _Config(SSHClientConfig):
         port: Any = target.port or ()
         nothing: Any = None
         super().__init__(nothing, False, False, final, getpass.getuser(), user, target.hostname, port)
-        self._percent_expand = set()  # each file's end is too early: see `finish`
-        self._handlers = _HANDLERS
+        self._tokens["%"] = "%"
+
+    def parse(self, path: Path) -> None:
+        """Read one file, and what it includes."""
+        self._path, self._line_no, self._matching = path, 0, True
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            self._line_no += 1
+            found = re.match(r"\s*([A-Za-z0-9]+)(?:\s*=\s*|\s+|$)(.*)", line)
+            option = found[1].lower() if found else ""
+            if found and option in _HANDLERS and (self._matching or option in self._conditionals):
+                self._take(option, found[2].strip())
+
+    def _take(self, option: str, rest: str) -> None:
+        name, handler = _HANDLERS[option]
+        try:
+            args = [rest] if option in self._no_split else shlex.split(rest)
+        except ValueError as error:
+            self._error(str(error))
+        comment = next((i for i, word in enumerate(args) if word.startswith("#")), len(args))
+        args = args[:comment]
+        if not any(args):
+            self._error(f"Missing {name} value")
+        handler(self, name, args)
+        if args:
+            self._error(f"Extra data at end: {' '.join(args)}")
 
     def _include(self, option: str, args: list[str]) -> None:  # noqa: ARG002 - asyncssh's signature
         path, line = self._path, self._line_no
@@ -60,7 +86,6 @@ class _Config(SSHClientConfig):
         args.clear()
 
     def _match(self, option: str, args: list[str]) -> None:
-        self._tokens["%"] = "%"
         self._set_tokens()
         for i, word in enumerate(args[:-1]):
             if word.lower() in ("exec", "!exec"):
@@ -69,7 +94,6 @@ class _Config(SSHClientConfig):
 
     def finish(self) -> None:
         """Expand tokens, now that all files are read."""
-        self._tokens["%"] = "%"
         self._set_tokens()
         for name in _EXPANDED:
             value = self._options.get(name)
@@ -180,7 +204,9 @@ def _way(target: Target, config: _Config, said: dict[str, Any]) -> Way:
         identities_only=bool(target.key_file) or bool(said.get("IdentitiesOnly")),
         agent=agent,
         agent_source=agent_source,
-        jumps=[jump for jump in jumps if (jump.hostname, jump.port or 22) != (target.hostname, port)],
+        jumps=[
+            jump for jump in jumps if not (jump.hostname == target.hostname and jump.port in (None, port))
+        ],
         proxy_command=str(command or ""),
         known_hosts=[path for path in (*users, *systems) if path.is_file()],
         recording=users[0],

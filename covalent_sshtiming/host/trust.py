@@ -68,7 +68,7 @@ class Judge:
         """Say whether a key that is not a trusted one may pass, and in `verdict` why not."""
         policy = self._target.host_key_policy
         if key in self._known.revoked:
-            self.verdict = self.revoked([key])
+            self.verdict = self._revoked([key])
         elif policy == OFF:
             self._warn(key)
         elif self._known.keys:
@@ -82,7 +82,7 @@ class Judge:
     def judge_authority(self, key: asyncssh.SSHKey) -> bool:
         """Refuse a certificate whose authority is not a trusted one."""
         if key in self._known.revoked:
-            self.verdict = self.revoked([key])
+            self.verdict = self._revoked([key], "the signer of its host certificate")
             return False
         known = _fingerprints(self._known.authorities)
         self.verdict = HostKeyUnknown(
@@ -95,7 +95,7 @@ class Judge:
     def refused(self, reason: str) -> HostKeyError:
         """Word what asyncssh alone has found out: a revoked key or an invalid term in a certificate."""
         if "revoked" in reason:
-            return self.revoked(self._known.revoked)
+            return self._revoked(self._known.revoked)
         return HostKeyUnknown(
             f"{self._target}: its host certificate is not valid ({reason}). Have it signed anew for the name "
             f"{self._way.name}, or record its plain key: run `{self._ssh()}` once."
@@ -124,10 +124,10 @@ class Judge:
             raise self._changed(key, known.keys)
         _log.warning("%s: new host key %s recorded in %s", self._target, key.get_fingerprint(), way.recording)
 
-    def revoked(self, keys: Sequence[asyncssh.SSHKey]) -> HostKeyRevoked:
+    def _revoked(self, keys: Sequence[asyncssh.SSHKey], what: str = "its host key") -> HostKeyRevoked:
         """Word a revoked key, or that it is one of several."""
         return HostKeyRevoked(
-            f"{self._target}: its host key {_fingerprints(keys, ' or ')} is marked @revoked in known_hosts. "
+            f"{self._target}: {what} {_fingerprints(keys, ' or ')} is marked @revoked in known_hosts. "
             "Do not connect; ask whoever runs that machine for its new key."
         )
 
