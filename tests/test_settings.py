@@ -584,13 +584,17 @@ def test_secrets_are_not_in_the_text_of_settings() -> None:
         ),
         (
             {"password_file": "/b", "host_key_policy": "off"},
-            'a password is not sent to a machine that host_key_policy = "off" leaves unchecked; set '
-            'host_key_policy to "strict" or "accept-new".',
+            (
+                'a password is not sent to a machine that host_key_policy = "off" leaves unchecked; set '
+                'host_key_policy to "strict" or "accept-new".'
+            ),
         ),
         (
             {"ssh_key_passphrase_env": "A", "transport": "openssh"},
-            'ssh_key_passphrase_env cannot be used with transport = "openssh", because ssh takes no secret '
-            "from us; load the key into a key agent, or remove transport.",
+            (
+                'ssh_key_passphrase_env cannot be used with transport = "openssh", because ssh takes no '
+                "secret from us; load the key into a key agent, or remove transport."
+            ),
         ),
         (
             {"host_key_policy": "no"},
