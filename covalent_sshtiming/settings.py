@@ -25,6 +25,15 @@ from typing import Any, NamedTuple
 import toml  # Covalent's own parser: Python 3.10 has no tomllib
 
 from covalent_sshtiming.errors import ConfigError
+from covalent_sshtiming.forms import (
+    agent_socket,
+    host_name,
+    jump_hosts,
+    local_path,
+    one_of,
+    user_name,
+    variable,
+)
 
 ARGUMENT = "argument of TimingSSHExecutor"
 SECTION = "[executors.sshtiming] in covalent.conf"
@@ -73,72 +82,12 @@ class Option:
         return value not in (None, "", {})
 
 
-# What a ProxyCommand or a `Match exec` in an ssh configuration would hand to a shell with the name.
-_SHELL = "'`\"$\\\\;&<>|(){}*?#!~"
-
-
-def _host_name(value: str) -> str:
-    if not re.fullmatch(rf"[^\s@/{_SHELL}-][^\s@/{_SHELL}]*", value):
-        raise ValueError("write a name, an address or an alias of ~/.ssh/config; a user goes into username")
-    return value
-
-
-def _user_name(value: str) -> str:
-    if not re.fullmatch(rf"[^\s{_SHELL}-][^\s{_SHELL}]*", value):
-        raise ValueError("write a user name: no space, no quote, none of a shell's signs, no - in front")
-    return value
-
-
-def _jump_hosts(value: str) -> str:
-    for hop in value.split(","):
-        user, _, rest = hop.strip().rpartition("@")
-        found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:]*))(?::([0-9]{1,5}))?", rest)
-        try:
-            if not found:
-                raise ValueError
-            _host_name(found[1] or found[2] or "")
-            _user_name(user or "nobody")
-        except ValueError:
-            fix = "write [user@]host[:port], several of them with commas between, the nearest one first"
-            raise ValueError(fix) from None
-    return ",".join(hop.strip() for hop in value.split(","))
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        if value not in words:
-            raise ValueError("write one of " + ", ".join(json.dumps(word) for word in words))
-        return value
-
-    return check
-
-
-def _variable(value: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-        raise ValueError("write the name of an environment variable of the server's, not the secret itself")
-    return value
-
-
-def _agent_socket(value: str) -> str:
-    return value if value == "none" else _local_path(value)
-
-
-def _local_path(value: str) -> str:
-    try:
-        path = Path(value).expanduser()
-    except RuntimeError:  # "~somebody" where there is no such user
-        path = Path(value)
-    if not path.is_absolute():
-        raise ValueError("write an absolute path, or one that begins with ~/")
-    return str(path)
-
-
 def _row(default: Any, doc: str, unit: str = "", *, secret: bool = False, **more: Any) -> Any:
     metadata = {"default": default, "doc": doc, "unit": unit, **more}
     return field(metadata=metadata, repr=not secret)  # settings get logged
 
 
-def _secret(doc: str, check: Callable[[str], str] = _variable) -> Any:
+def _secret(doc: str, check: Callable[[str], str] = variable) -> Any:
     return _row(None, f"{doc}; in covalent.conf only", check=check, secret=True, server_only=True)
 
 
@@ -151,38 +100,40 @@ class Settings:
     """
 
     host_label: str
-    hostname: str = _row(None, "Name, address or `~/.ssh/config` alias of the machine", check=_host_name)
+    hostname: str = _row(None, "Name, address or `~/.ssh/config` alias of the machine", check=host_name)
     port: int | None = _row(None, "Its SSH server's port; else `~/.ssh/config`, else 22", low=1, high=65535)
     username: str | None = _row(
-        None, "User there; else `~/.ssh/config`, else who runs the dispatcher", check=_user_name
+        None, "User there; else `~/.ssh/config`, else who runs the dispatcher", check=user_name
     )
-    ssh_key_file: str | None = _row(None, "Private key; else as `ssh` would find one", check=_local_path)
+    ssh_key_file: str | None = _row(None, "Private key; else as `ssh` would find one", check=local_path)
     ssh_key_passphrase_env: str | None = _secret("Server's environment variable with that key's passphrase")
-    ssh_key_passphrase_file: str | None = _secret("File (mode 0600) with that key's passphrase", _local_path)
+    ssh_key_passphrase_file: str | None = _secret("File (mode 0600) with that key's passphrase", local_path)
     ssh_certificate_file: str | None = _row(
-        None, "User certificate for that key; else as `ssh` would find one", check=_local_path
+        None, "User certificate for that key; else as `ssh` would find one", check=local_path
     )
     identity_agent: str | None = _row(
-        None, "Key agent's socket, or `none`; else `~/.ssh/config`, else `SSH_AUTH_SOCK`", check=_agent_socket
+        None,
+        "Key agent's socket, or `none`; else `~/.ssh/config`, else `SSH_AUTH_SOCK`",
+        check=agent_socket,
     )
     password_env: str | None = _secret("Server's environment variable with the login's password")
-    password_file: str | None = _secret("File (mode 0600) with the login's password", _local_path)
+    password_file: str | None = _secret("File (mode 0600) with the login's password", local_path)
     proxy_jump: str | None = _row(
-        None, "Jump hosts, `[user@]host[:port],...`, or `none`; else `~/.ssh/config`", check=_jump_hosts
+        None, "Jump hosts, `[user@]host[:port],...`, or `none`; else `~/.ssh/config`", check=jump_hosts
     )
     host_key_policy: str = _row(
         "strict",
         "`strict` refuses unknown host keys, `accept-new` records them, `off` checks nothing and warns",
-        check=_one_of("strict", "accept-new", "off"),
+        check=one_of("strict", "accept-new", "off"),
     )
-    known_hosts_file: str | None = _row(None, "Host keys to trust; else the usual files", check=_local_path)
+    known_hosts_file: str | None = _row(None, "Host keys to trust; else the usual files", check=local_path)
     transport: str = _row(
         "asyncssh",
         "`openssh` has the system's `ssh` log in: two factors, Kerberos, an open ControlMaster",
-        check=_one_of("asyncssh", "openssh"),
+        check=one_of("asyncssh", "openssh"),
     )
     timing_filepath: str = _row(
-        None, "Timing log on the dispatcher's machine; else in its data directory", check=_local_path
+        None, "Timing log on the dispatcher's machine; else in its data directory", check=local_path
     )
     python_path: str = _row("", "Python there; else one of the electron's version is looked for")
     remote_cache: str = _row("", "Where this package is kept there; else `~/.cache/covalent-sshtiming`")

@@ -23,7 +23,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "errors": (),
     "timing.record": (),
     "timing": ("timing", "errors"),
-    "settings": ("errors",),
+    "forms": (),
+    "settings": ("errors", "forms"),
     "electron": ("errors",),
     "outcomes": ("errors", "host.task"),
     "sshtiming": (

@@ -1,35 +1,28 @@
-"""Ways in: each kind of host key, key, agent, jump host and transport, by which a machine is reached or not.
+"""Ways in: keys, passphrases, agents, certificates, passwords, jump hosts, the ssh configuration.
 
-Against real sshds, with an ssh configuration of one's own in HOME. Only the password's server is asyncssh's:
-sshd would need an account whose password is known.
+Against real sshds, with a HOME of one's own. Only the password's server is asyncssh's: sshd would need an
+account whose password is known.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import hmac
-import logging
 import os
-import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 import pytest
-from conftest import remote_environment, require_sshd
-from support import direct
+from support.keys import keygen, make_key, public, sign
+from support.login import SECRET, authorize, enter, known_file, reaching, refusal, target_of
 
 from covalent_sshtiming import errors, settings
-from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
-from covalent_sshtiming.host import knownhosts, pool
-from covalent_sshtiming.sshtiming import _target
+from covalent_sshtiming.demo.sshserver import SSHServer
+from covalent_sshtiming.host import dial
 
-SECRET = "correct horse"  # noqa: S105 - opens keys that this test makes
 RELAY = """
 import os, socket, sys, threading
 sys.stderr.write("relay says hello\\n"); sys.stderr.flush()
@@ -42,96 +35,6 @@ threading.Thread(target=back, daemon=True).start()
 while data := os.read(0, 65536):
     peer.sendall(data)
 """
-
-
-class Listener:
-    """A receiver that keeps what it hears, up to the end."""
-
-    def __init__(self) -> None:
-        self.output = b""
-        self.errors = b""
-        self.status: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-
-    def received(self, data: bytes) -> None:
-        """Keep stdout."""
-        self.output += data
-
-    def complained(self, data: bytes) -> None:
-        """Keep stderr."""
-        self.errors += data
-
-    def writable(self, free: bool) -> None:
-        """Nothing is written here."""
-
-    def lost(self, status: int | None) -> None:
-        """Keep the end."""
-        if not self.status.done():
-            self.status.set_result(status)
-
-
-def make_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> Path:
-    """Make a key pair."""
-    assert keygen("-q", "-t", kind, "-N", passphrase, "-C", path.name, "-f", path) == 0
-    return path
-
-
-def sign(authority: Path, key: Path, name: str, *words: str) -> Path:
-    """Have an authority certify a public key for a name; return the certificate."""
-    assert keygen("-q", "-s", authority, "-I", "test", "-n", name, *words, f"{key}.pub") == 0
-    return Path(f"{key}-cert.pub")
-
-
-def public(key: Path) -> str:
-    """Return a key's public half, a line of text."""
-    return Path(f"{key}.pub").read_text()
-
-
-def fingerprint(key: Path) -> str:
-    """Return a key's fingerprint."""
-    return asyncssh.import_public_key(public(key)).get_fingerprint()
-
-
-def shown_by(server: SSHServer) -> str:
-    """Return the fingerprint of a server's plain host key."""
-    return fingerprint(server.key_file.with_name("host_key"))
-
-
-def keygen(*words: str | Path) -> int:
-    """Run ssh-keygen; return its status."""
-    ran = subprocess.run(["ssh-keygen", *words], stdout=subprocess.DEVNULL, check=False, timeout=20)
-    return ran.returncode
-
-
-@pytest.fixture(scope="module")
-def authority(short_tmp: Path) -> Path:
-    """Return the key that signs this module's host and user certificates."""
-    return make_key(short_tmp / "authority")
-
-
-@pytest.fixture(scope="module")
-def gate(short_tmp: Path, authority: Path, nothing_left_running: None) -> Iterator[SSHServer]:
-    """Return a second sshd: it has a host certificate, and lets in whom the authority has certified."""
-    require_sshd()
-    key = make_key(short_tmp / "certified_host", kind="ecdsa")
-    options = {
-        "HostKey": str(key),
-        "HostCertificate": str(sign(authority, key, "127.0.0.1", "-h")),
-        "TrustedUserCAKeys": f"{authority}.pub",
-        "AuthorizedPrincipalsFile": "none",
-    }
-    with ssh_server(
-        short_tmp / "gate", kind="openssh", options=options, environment=remote_environment()
-    ) as server:
-        yield server
-
-
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a HOME of one's own, with no key agent around."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
-    (tmp_path / ".ssh").mkdir(mode=0o700)
-    return tmp_path
 
 
 @contextmanager
@@ -149,181 +52,6 @@ def key_agent(directory: Path, *keys: Path) -> Iterator[Path]:
     finally:
         agent.terminate()
         agent.wait(10)
-
-
-def known_file(home: Path) -> str:
-    """Return the place of a test's own known_hosts file."""
-    return str(home / "known")
-
-
-def reaching(server: SSHServer, **more: Any) -> dict[str, Any]:
-    """Return the covalent.conf section that reaches a server; None takes a setting away."""
-    section = {"hostname": server.host, **server.settings(), "connect_timeout": 10, **more}
-    return {name: value for name, value in section.items() if value is not None}
-
-
-async def enter(section: Mapping[str, Any]) -> str:
-    """Log in as a section of covalent.conf says, run a command there, and return what it printed."""
-    target = _target(settings.resolve({}, section), "3.11")
-    listener = Listener()
-    streams = await pool.open_ssh(target, "echo in; echo complaint >&2; exit 3", listener)
-    status = await asyncio.wait_for(listener.status, 10)
-    await streams.close()
-    assert (status, listener.errors) == (3, b"complaint\n")
-    return listener.output.decode().strip()
-
-
-async def refusal(section: Mapping[str, Any], kind: type[errors.SSHTimingError]) -> str:
-    """Return the sentence with which a login fails, which has to be of this class."""
-    with pytest.raises(errors.SSHTimingError) as caught:
-        await asyncio.wait_for(enter(section), 30)
-    assert type(caught.value) is kind, repr(caught.value)
-    assert SECRET not in str(caught.value)
-    return str(caught.value)
-
-
-# ---- host keys
-
-
-async def test_an_unknown_key_is_refused(home: Path, sshd: SSHServer) -> None:
-    """Strict is the default; the sentence has the fingerprint, the command and the other policy."""
-    text = await refusal(reaching(sshd, known_hosts_file=known_file(home)), errors.HostKeyUnknown)
-    assert f"no known_hosts file has its host key {shown_by(sshd)}" in text
-    assert f"run `ssh -p {sshd.port} -o UserKnownHostsFile={home}/known {sshd.host}` once" in text
-    assert 'host_key_policy to "accept-new"' in text
-    assert not (home / "known").exists()
-
-
-async def test_accept_new_records_the_key_and_then_is_strict(home: Path, sshd: SSHServer) -> None:
-    """The first key goes into the user's own file, mode 0600 in 0700, as ssh would write it."""
-    (home / ".ssh").rmdir()
-    section = reaching(sshd, known_hosts_file=None, host_key_policy="accept-new")
-    assert await enter(section) == "in"
-    file = home / ".ssh" / "known_hosts"
-    (line,) = file.read_text().splitlines()
-    assert line.split()[1:] == sshd.known_hosts_file.read_text().split()[1:3]
-    assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    assert await enter({**section, "host_key_policy": "strict"}) == "in"
-
-
-async def test_accept_new_hashes_names_where_the_ssh_config_says_so(home: Path, sshd: SSHServer) -> None:
-    """HashKnownHosts hides the name, and the entry is found again, by ssh-keygen too."""
-    section = reaching(sshd, known_hosts_file=None, host_key_policy="accept-new")
-    (home / ".ssh/config").write_text("HashKnownHosts no\n")
-    assert await enter(section) == "in"
-    plain = (home / ".ssh/known_hosts").read_text()
-    assert plain.split() == sshd.known_hosts_file.read_text().split()[:3]
-    (home / ".ssh/known_hosts").unlink()
-    (home / ".ssh/config").write_text("HashKnownHosts yes\n")
-    assert await enter(section) == "in"
-    file = home / ".ssh" / "known_hosts"
-    _, version, salt, digest = file.read_text().split()[0].split("|")
-    name = f"[{sshd.host}]:{sshd.port}"
-    made = hmac.new(base64.b64decode(salt), name.encode(), "sha1").digest()
-    assert (version, base64.b64decode(digest)) == ("1", made)
-    assert keygen("-F", name, "-f", file) == 0
-    assert await enter({**section, "host_key_policy": "strict"}) == "in"
-
-
-@pytest.mark.parametrize("policy", ["strict", "accept-new"])
-async def test_a_changed_key_is_refused(home: Path, sshd: SSHServer, policy: str) -> None:
-    """Another key than the recorded one stays refused, also one of another type, with both fingerprints."""
-    for kind in ("ed25519", "ecdsa"):
-        other = make_key(home / kind, kind=kind)
-        (home / "known").write_text(f"[{sshd.host}]:{sshd.port} {public(other)}")
-        section = reaching(sshd, known_hosts_file=known_file(home), host_key_policy=policy)
-        text = await refusal(section, errors.HostKeyChanged)
-        assert f"it presents {shown_by(sshd)}" in text
-        assert f"known_hosts has {fingerprint(other)}" in text
-        assert f"`ssh-keygen -R '[{sshd.host}]:{sshd.port}' -f {home}/known`" in text
-        assert len((home / "known").read_text().splitlines()) == 1
-
-
-@pytest.mark.parametrize("policy", ["strict", "accept-new", "off"])
-async def test_a_revoked_key_is_refused(home: Path, sshd: SSHServer, policy: str) -> None:
-    """A key that is marked @revoked is refused under every policy, with its fingerprint."""
-    line = sshd.known_hosts_file.read_text()
-    (home / "known").write_text(f"{line}@revoked * {line.split(' ', 1)[1]}")
-    text = await refusal(
-        reaching(sshd, known_hosts_file=known_file(home), host_key_policy=policy), errors.HostKeyRevoked
-    )
-    assert f"{shown_by(sshd)} is marked @revoked" in text
-
-
-async def test_without_checking_each_connect_warns(
-    home: Path, sshd: SSHServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """`off` lets a changed key pass, and says so at every connect, with host and fingerprint."""
-    other = make_key(home / "other")
-    (home / "known").write_text(f"[{sshd.host}]:{sshd.port} {public(other)}")
-    section = reaching(sshd, known_hosts_file=known_file(home), host_key_policy="off")
-    with caplog.at_level(logging.WARNING, "covalent_sshtiming"):
-        assert [await enter(section), await enter(section)] == ["in", "in"]
-    shown = shown_by(sshd)
-    said = [message for message in caplog.messages if "is not checked" in message]
-    assert len(said) == 2
-    assert all(
-        sshd.host in message and f"presents {shown}, known_hosts has SHA256:" in message for message in said
-    )
-
-
-async def test_a_host_certificate_is_enough(home: Path, gate: SSHServer, authority: Path) -> None:
-    """A line @cert-authority stands for every machine that it has signed; other signers are refused."""
-    signer = public(authority)
-    (home / "known").write_text(f"garbage\n@cert-authority 127.0.0.* {signer}")
-    assert await enter(reaching(gate, known_hosts_file=known_file(home))) == "in"
-    stranger = make_key(home / "stranger")
-    (home / "known").write_text(f"@cert-authority * {public(stranger)}")
-    text = await refusal(reaching(gate, known_hosts_file=known_file(home)), errors.HostKeyUnknown)
-    assert f"signed by {fingerprint(authority)}" in text
-    assert fingerprint(stranger) in text
-
-
-async def test_a_revoked_key_inside_a_certificate_is_refused(
-    home: Path, gate: SSHServer, authority: Path, short_tmp: Path
-) -> None:
-    """Neither a revoked authority nor a revoked key that a good one has signed is let through."""
-    signer = public(authority)
-    for revoked in (authority, short_tmp / "certified_host"):
-        (home / "known").write_text(f"@cert-authority * {signer}@revoked * {public(revoked)}")
-        text = await refusal(reaching(gate, known_hosts_file=known_file(home)), errors.HostKeyRevoked)
-        assert f"{fingerprint(revoked)} is marked @revoked" in text
-
-
-async def test_a_key_recorded_for_an_address_is_not_good_for_a_name(home: Path, sshd: SSHServer) -> None:
-    """A name has to be on record itself: whoever forges its address has only that address's key."""
-    (home / "known").write_text(sshd.known_hosts_file.read_text())
-    text = await refusal(
-        reaching(sshd, hostname="localhost", known_hosts_file=known_file(home)), errors.HostKeyUnknown
-    )
-    assert text.startswith("localhost: ")
-
-
-async def test_accept_new_refuses_what_it_cannot_record(home: Path, sshd: SSHServer) -> None:
-    """A file that forgets makes every key a new one; so that is refused, naming file and setting."""
-    section = reaching(sshd, known_hosts_file="/dev/null", host_key_policy="accept-new")
-    text = await refusal(section, errors.HostKeyUnknown)
-    assert "cannot be recorded in /dev/null (it is no regular file" in text
-
-
-def test_many_may_record_at_once(tmp_path: Path) -> None:
-    """Processes that record one key at the same time leave one whole line, others a line each."""
-    keys = [make_key(tmp_path / str(i)) for i in range(2)]
-    path = tmp_path / "known_hosts"
-    path.write_text("# a line without its end")
-    script = (
-        "import sys, asyncssh; from pathlib import Path; from covalent_sshtiming.host import knownhosts\n"
-        "key = asyncssh.read_public_key(sys.argv[2])\n"
-        "for i in range(20): knownhosts.record(Path(sys.argv[1]), f'h{i}', key, False)\n"
-    )
-    words = [sys.executable, "-c", script, str(path)]
-    running = [subprocess.Popen([*words, f"{keys[i % 2]}.pub"]) for i in range(4)]
-    assert [process.wait(60) for process in running] == [0] * 4
-    first, *lines = path.read_text().splitlines()
-    assert first == "# a line without its end"
-    assert sorted(line.split()[0] for line in lines) == sorted(f"h{i}" for i in range(20))
-    assert all(len(line.split()) == 3 and knownhosts.look_up([path], line.split()[0]).keys for line in lines)
 
 
 # ---- keys, agents, certificates, passwords
@@ -390,8 +118,9 @@ async def test_the_agents_keys_and_identities_only(home: Path, sshd: SSHServer) 
     section = reaching(sshd, ssh_key_file=None)
     with key_agent(home, *others, sshd.key_file) as socket:
         (home / ".ssh/config").write_text(f"IdentityAgent {socket}\n")
-        with pytest.raises(errors.SSHTimingError):
-            await enter(section)
+        text = await refusal(section, errors.AuthError)
+        assert "Too many authentication failures" in text
+        assert "set IdentitiesOnly" in text
         (home / ".ssh/id_work.pub").write_text(sshd.key_file.with_suffix(".pub").read_text())
         (home / ".ssh/config").write_text(
             f"IdentityAgent {socket}\nIdentitiesOnly yes\nIdentityFile ~/.ssh/id_work.pub\n"
@@ -458,6 +187,17 @@ async def test_a_user_certificate_opens_the_door(
                 gate, ssh_key_file=None, ssh_certificate_file=str(certificate), identity_agent=str(socket)
             )
             assert await enter(section) == "in"
+
+
+async def test_what_else_the_ssh_configuration_says_reaches_the_connection(
+    home: Path, sshd: SSHServer
+) -> None:
+    """Options that this package has no word for, such as Ciphers, hold as the ssh configuration has them."""
+    (home / ".ssh/config").write_text("Ciphers aes192-ctr\n")
+    connection = await dial.dial(target_of(settings.resolve({}, reaching(sshd)), "3.11"))
+    assert connection.get_extra_info("send_cipher") == "aes192-ctr"
+    connection.close()
+    await connection.wait_closed()
 
 
 async def test_a_certificate_that_is_none(home: Path, sshd: SSHServer) -> None:
@@ -565,12 +305,6 @@ async def test_a_jump_host(home: Path, sshd: SSHServer, gate: SSHServer) -> None
     assert await enter({**section, "hostname": "inner"}) == "in"
 
 
-def authorize(server: SSHServer, other: SSHServer) -> None:
-    """Let the user of another server in by the same key."""
-    file = server.key_file.with_name("authorized_keys")
-    file.write_text(file.read_text() + other.key_file.with_suffix(".pub").read_text())
-
-
 async def test_a_jump_host_that_fails_is_named(home: Path, sshd: SSHServer, gate: SSHServer) -> None:
     """An unknown key, a refused login, a closed port: each names the hop, and what lies behind it."""
     authorize(gate, sshd)
@@ -633,59 +367,3 @@ async def test_strict_host_key_checking_there_loosens_nothing(home: Path, sshd: 
     """What an ssh configuration says of host key checking does not change host_key_policy."""
     (home / ".ssh/config").write_text("StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n")
     await refusal(reaching(sshd, known_hosts_file=None), errors.HostKeyUnknown)
-
-
-# ---- the system's ssh
-
-
-async def test_the_systems_ssh(home: Path, sshd: SSHServer) -> None:
-    """`transport = "openssh"` runs the command by ssh: streams, status, none of its chatter."""
-    assert await enter(reaching(sshd, transport="openssh")) == "in"
-
-
-async def test_the_systems_ssh_runs_a_task(sshd: SSHServer, short_tmp: Path) -> None:
-    """A whole task goes over the system's ssh."""
-    place = short_tmp / "openssh"
-    place.mkdir()
-    async with direct.machine(sshd, place, transport="openssh") as machine:
-        assert (await machine.run(lambda text: text * 2, "ab")).value == "abab"
-
-
-async def test_the_systems_ssh_and_host_keys(home: Path, sshd: SSHServer) -> None:
-    """Unknown, changed and revoked are our three errors there too, with the fingerprint that was shown."""
-    shown = shown_by(sshd)
-    section = reaching(sshd, transport="openssh", known_hosts_file=known_file(home))
-    text = await refusal(section, errors.HostKeyUnknown)
-    assert f"it presents {shown}" in text
-    assert (
-        f"run `ssh -p {sshd.port} -l {sshd.username} -o UserKnownHostsFile={home}/known {sshd.host}` once"
-        in text
-    )
-    other = make_key(home / "other")
-    (home / "known").write_text(f"[{sshd.host}]:{sshd.port} {public(other)}")
-    text = await refusal(section, errors.HostKeyChanged)
-    assert f"ssh-keygen -R '[{sshd.host}]:{sshd.port}' -f {home}/known" in text
-    line = sshd.known_hosts_file.read_text()
-    (home / "known").write_text(f"@revoked * {line.split(' ', 1)[1]}{line}")
-    assert "Do not connect" in await refusal(section, errors.HostKeyRevoked)
-    (home / "known").write_text("")
-    assert await enter({**section, "host_key_policy": "accept-new"}) == "in"
-    assert (home / "known").read_text().startswith(("[", "|1|"))
-
-
-async def test_the_systems_ssh_refused_or_unreachable(
-    home: Path, sshd: SSHServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A refused login, a closed port and a name that is none are our classes, in ssh's words and ours."""
-    section = reaching(sshd, transport="openssh")
-    key = make_key(home / "stranger")
-    text = await refusal({**section, "ssh_key_file": str(key)}, errors.AuthError)
-    assert "Permission denied (publickey)" in text
-    assert "leave a ControlMaster open" in text
-    text = await refusal({**section, "port": 1}, errors.ConnectError)
-    assert "Connection refused" in text
-    text = await refusal({**section, "hostname": "no-such-host.invalid"}, errors.ConnectError)
-    assert "Could not resolve hostname" in text
-    with caplog.at_level(logging.WARNING, "covalent_sshtiming"):
-        assert await enter({**section, "host_key_policy": "off"}) == "in"
-    assert f"presents {shown_by(sshd)}" in caplog.text

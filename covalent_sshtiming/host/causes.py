@@ -19,6 +19,8 @@ from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.keys import Ring
 from covalent_sshtiming.host.target import Target
 
+TOO_MANY = "Too many authentication failures"  # sshd's words, at its MaxAuthTries
+
 
 def translate(target: Target, error: BaseException) -> SSHTimingError | None:
     """Return our error for one of the SSH library or the system; None for one that is nobody's but ours."""
@@ -62,6 +64,8 @@ def refused_login(target: Target, username: str, ring: Ring, error: Exception) -
     if ring.password is not None:
         tried.append(f"the password of {'password_env' if target.password_env else 'password_file'}")
     also = f" Not offered: {'; '.join(ring.notes)}." if ring.notes else ""
+    if TOO_MANY in str(error):
+        also += " The server counts each key as a try: name the right one, or set IdentitiesOnly."
     return AuthError(
         f"{target}: the login as {username} with {' and '.join(tried) or 'no key at all'} was refused "
         f"({printable(str(error))}).{also} Set username and ssh_key_file, or add the public key to "
@@ -135,7 +139,7 @@ _TRANSLATIONS: list[_Translation] = [
     ((asyncssh.KeyImportError, asyncssh.KeyEncryptionError), _bad_key),
     ((asyncssh.ConfigParseError,), _bad_config),
     ((asyncssh.ChannelOpenError,), _busy),
-    ((asyncssh.ConnectionLost,), _dropped),
+    ((asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError), _dropped),
     ((asyncssh.DisconnectError,), _unusable),
     ((socket.gaierror,), _unresolved),
     ((TimeoutError, asyncio.TimeoutError), _timed_out),

@@ -146,7 +146,7 @@ class _Login:
             return error
         if isinstance(error, asyncssh.HostKeyNotVerifiable):
             return judge.refused(str(error))
-        if isinstance(error, asyncssh.PermissionDenied):
+        if isinstance(error, asyncssh.PermissionDenied) or causes.TOO_MANY in str(error):
             return causes.refused_login(self._target, self._way.username, ring, error)
         if isinstance(error, asyncssh.ChannelOpenError) and self._nearer is not None:
             return causes.no_way_on(self._nearer, self._target, error)

@@ -60,7 +60,8 @@ async def gather(target: Target, way: Way) -> Ring:
         ring.pairs = _ordered(files, held, way.identities_only)
         offered = {pair.key_public_data for pair in ring.pairs}
         if target.key_file and not ring.pairs:
-            raise AuthError(f"{target}: {_unusable(target, files.problems)}")
+            also = "".join(f" Besides, {note}." for note in ring.notes)
+            raise AuthError(f"{target}: {_unusable(target, files.problems)}{also}")
         ring.notes += [note for path, note in files.problems.items() if files.public.get(path) not in offered]
     except BaseException:
         ring.close()

@@ -33,10 +33,15 @@ from covalent_sshtiming.host.target import Target
 
 LOGIN_SECONDS = 30.0
 SAID_MAX = 64 * 1024
+CHATTER_MIN = 10  # bytes after which a line is known for ssh's own
 FAILED = 255  # ssh's own status, for whatever went wrong with the connection
 _CHECKS = {"strict": "yes", "accept-new": "accept-new", "off": "no"}
 _THROUGH = re.compile(r"^(Authenticated to |debug1: mux_client_request_session: master session id)")
-_CHATTER = re.compile(r"^(debug\d: |OpenSSH_|Authenticated |Transferred: |Bytes per second: )")
+_CHATTER = re.compile(
+    r"^(debug\d: |Killed by signal |OpenSSH_|Authenticated |Transferred: |Bytes per second: )"
+)
+_BLAMED = re.compile(r"host key is known for (\S+) and|ost key for (\S+) has changed")
+_BEHIND = "UNKNOWN port 65535"  # how ssh names a machine that it has not reached through another one
 _HOST_KEY = re.compile(r"^debug1: Server host key: \S+ (SHA256:\S+)")
 
 _log = logging.getLogger(__name__)
@@ -124,9 +129,16 @@ class _Login:
     def complained(self, data: bytes) -> None:
         """Sort stderr line by line into ssh's chatter and the far program's words."""
         *lines, self._line = (self._line + data).split(b"\n")
-        self._line = self._line[-SAID_MAX:]
+        self._line = self._line[-SAID_MAX:]  # nobody ends such a line but to fill our memory
         for line in lines:
             self._sort(line)
+        if (
+            self.ended.done()
+            and len(self._line) >= CHATTER_MIN
+            and not _CHATTER.match(self._line.decode("latin-1"))
+        ):
+            self._receiver.complained(self._line)  # a prompt, say, which waits on its line
+            self._line = b""
 
     def _sort(self, line: bytes) -> None:
         text = line.decode("utf-8", "replace").strip()
@@ -199,16 +211,37 @@ async def open_openssh(target: Target, command: str, receiver: Receiver) -> Proc
 def failure(target: Target, said: str, shown: str) -> SSHTimingError:
     """Return the error that ssh's stderr tells of; `shown` is the host key's fingerprint, if any came."""
     kind, advice, retriable = next(row[1:] for row in _MEANINGS if re.search(row[0], said))
-    key = f"; it presents {shown}" if shown and issubclass(kind, HostKeyError) else ""
-    advice = advice.format(ssh=_by_hand(target), remove=_remove(target))
-    error = kind(f"{target}: ssh failed{_words(said)}{key}. {advice}")
+    jump = _jump(target, said)
+    where = f"{target}: jump host {jump}" if jump else f"{target}"
+    key = f"; it presents {shown}" if shown and not jump and issubclass(kind, HostKeyError) else ""
+    by_hand, remove = _by_hand(target), _remove(target)
+    if jump:
+        found = re.fullmatch(r"(.*@)?\[?(.*?)\]?(?::(\d+))?", jump.rpartition(",")[2])
+        user, host, port = found.groups() if found else ("", jump, None)
+        by_hand = f"ssh{f' -p {port}' if port else ''} {user or ''}{host}"
+        remove = f"ssh-keygen -R '{_recorded(host, int(port or 22))}'"
+    error = kind(f"{where}: ssh failed{_words(said)}{key}. {advice.format(ssh=by_hand, remove=remove)}")
     error.retriable = retriable
     return error
+
+
+def _jump(target: Target, said: str) -> str:
+    """Return the jump host that ssh's words are about; all of them where it does not say which."""
+    blamed = _BLAMED.search(said)
+    name = next(filter(None, blamed.groups()), "") if blamed else ""
+    if not target.proxy_jump or name == _recorded(target.hostname, target.port):
+        return ""
+    return name or (target.proxy_jump if _BEHIND in said else "")
 
 
 def _words(said: str) -> str:
     said = re.sub(r"@{5,}|@ {3,}|IT IS POSSIBLE THAT[^\n]*", " ", said)
     return f" ({printable(said, 900)})" if said.strip() else ""
+
+
+def _recorded(hostname: str, port: int | None) -> str:
+    """Return the name under which known_hosts has a machine."""
+    return hostname if port in (None, 22) else f"[{hostname}]:{port}"
 
 
 def _by_hand(target: Target) -> str:
@@ -220,10 +253,8 @@ def _by_hand(target: Target) -> str:
 
 
 def _remove(target: Target) -> str:
-    port = target.port or 22
-    name = target.hostname if port == 22 else f"[{target.hostname}]:{port}"
     file = f" -f {target.known_hosts_file}" if target.known_hosts_file else ""
-    return f"ssh-keygen -R '{name}'{file}"
+    return f"ssh-keygen -R '{_recorded(target.hostname, target.port)}'{file}"
 
 
 _REMOVE = (

@@ -162,6 +162,10 @@ def resolve(target: Target) -> Way:
     try:
         config = _load(target)
         return _way(target, config, config.get_options(reload=False))
+    except KeyError as error:
+        raise ConfigError(
+            f"{target}: the user that the Covalent server runs as has no name; set LOGNAME for it."
+        ) from error
     except (OSError, ValueError) as error:  # asyncssh's ConfigParseError is a ValueError
         raise ConfigError(
             f"{target}: the ssh configuration cannot be read ({error}). Correct that line, or leave the file "

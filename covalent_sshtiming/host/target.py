@@ -7,7 +7,7 @@ an environment variable or of a file. How a login is made of it is `sshconfig`'s
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 ASYNCSSH = "asyncssh"
 OPENSSH = "openssh"
@@ -27,12 +27,12 @@ class Target:
     port: int | None = None
     username: str | None = None
     key_file: str | None = None
-    passphrase_env: str | None = None
-    passphrase_file: str | None = None
+    passphrase_env: str | None = field(default=None, repr=False)
+    passphrase_file: str | None = field(default=None, repr=False)
     certificate_file: str | None = None
     identity_agent: str | None = None
-    password_env: str | None = None
-    password_file: str | None = None
+    password_env: str | None = field(default=None, repr=False)
+    password_file: str | None = field(default=None, repr=False)
     proxy_jump: str | None = None
     host_key_policy: str = "strict"
     known_hosts_file: str | None = None

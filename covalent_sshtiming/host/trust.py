@@ -46,10 +46,11 @@ class Judge:
         """The host key algorithms to ask for: those of known keys first, but not only those.
 
         A machine that now has none of them has changed, and has to be told from one with another
-        protocol. Certificates are asked for where an authority is known, and only there.
+        protocol. Certificates are asked for where an authority is known and counts, and only there.
         """
         known = [name for key in self._known.trusted for name in key.sig_algorithms]
-        names = get_default_certificate_algs() if self._known.authorities else []
+        certified = self._known.authorities and self._target.host_key_policy != OFF
+        names = get_default_certificate_algs() if certified else []
         return [name.decode() for name in dict.fromkeys([*names, *known, *get_default_public_key_algs()])]
 
     def known_hosts(self, host: str, addr: str, port: int | None) -> tuple[list[asyncssh.SSHKey], ...]:  # noqa: ARG002 - asyncssh's signature
