@@ -10,21 +10,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from covalent_sshtiming.localtiming import TimingExecutor
     from covalent_sshtiming.sshtiming import TimingSSHExecutor
 
 __version__ = "0.1.0"
 
-__all__ = ["TimingSSHExecutor", "__version__"]
+__all__ = ["TimingExecutor", "TimingSSHExecutor", "__version__"]
 
-_HOMES = {"TimingSSHExecutor": "covalent_sshtiming.sshtiming"}
+_HOMES = {
+    "TimingExecutor": "covalent_sshtiming.localtiming",
+    "TimingSSHExecutor": "covalent_sshtiming.sshtiming",
+}
 
 
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "TimingSSHExecutor":
-        # Covalent first: it registers the plugin while it is imported itself, and would find half a module.
-        import_module("covalent")
     return getattr(import_module(_HOMES[name]), name)
 
 

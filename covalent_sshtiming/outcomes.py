@@ -119,6 +119,8 @@ def record_of(outcome: Outcome, error: errors.SSHTimingError | None) -> dict[str
         **figures,
         **outcome.waits,
         **{name: machine.get(name) for name in names},
+        "clock_offset_s": outcome.clock.seconds if outcome.clock else None,
+        "clock_offset_err_s": outcome.clock.error if outcome.clock else None,
         "cores_available": machine.get("cores"),
         "python_version": machine.get("python"),
         "status": "failed"

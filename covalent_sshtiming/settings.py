@@ -1,7 +1,6 @@
 """What can be set, where each value comes from, and which values are refused.
 
-Owns the table of options: the fields of `Settings` are its rows, and the executor's parameters, the
-defaults in covalent.conf, the README's table and every check are read off them. Imports nothing of
+Owns the layers and the sentences of refusal; the table itself is in `options`. Imports nothing of
 Covalent's, so that the command line sees the same settings as the executor.
 
 A value is looked for in the arguments, then in `[executors.sshtiming.hosts.NAME]`, then in
@@ -13,162 +12,36 @@ from __future__ import annotations
 
 import difflib
 import functools
-import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import toml  # Covalent's own parser: Python 3.10 has no tomllib
 
 from covalent_sshtiming.errors import ConfigError
-from covalent_sshtiming.forms import (
-    agent_socket,
-    host_name,
-    jump_hosts,
-    local_path,
-    one_of,
-    user_name,
-    variable,
+from covalent_sshtiming.options import (
+    ARGUMENT,
+    FOREIGN,
+    LOCAL,
+    OPTIONS,
+    SECTION,
+    SETTINGS,
+    SSH,
+    TYPES,
+    Option,
+    Plugin,
+    Settings,
 )
 
-ARGUMENT = "argument of TimingSSHExecutor"
-SECTION = "[executors.sshtiming] in covalent.conf"
+LOCALHOST = "localhost"
+# What belongs to a machine and not to a task: where a task runs here instead, these are this machine's.
+_MACHINE = ("hostname", "python_path", "remote_cache", "remote_spool", "remote_workdir", "max_parallel")
 
 _log = logging.getLogger(__name__)
-_LIMIT = 2**53  # no setting needs more, and up to here every whole number is exact as a float
-_TYPES: dict[type, Any] = {str: str, int: int, float: (int, float), bool: bool, dict: Mapping}
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
-_KINDS = {"str": str, "int": int, "float": float, "bool": bool, "Mapping": dict}
-
-
-@dataclass(frozen=True)
-class Option:
-    """One row of the table.
-
-    `kind` is str, int, float, bool or dict; `low` and `high` bound a number; `check` returns a text in its
-    final form or raises ValueError with what to write instead; a `refused` option is known from other
-    executors, and its `doc` says what to do here. A `server_only` option says where a secret is: whoever may
-    send workflows must not choose that, so it is read from covalent.conf only. Its value is never shown,
-    because somebody may have written the secret itself there.
-    """
-
-    name: str
-    kind: type
-    default: Any
-    doc: str
-    unit: str = ""
-    low: int = 0
-    high: int = _LIMIT
-    check: Callable[[str], str] = str
-    refused: bool = False
-    server_only: bool = False
-
-    @property
-    def needs(self) -> str:
-        """Say what a value has to be, to follow the word "write"."""
-        words = _WORDS[self.kind] + (f" of {self.unit}" if self.unit else "")
-        if self.kind not in (int, float) or self.low == -_LIMIT:
-            return words
-        return words + (f" from {self.low} to {self.high}" if self.high < _LIMIT else f", {self.low} or more")
-
-    def is_set(self, value: Any) -> bool:
-        """Tell whether a layer says anything at all with this value."""
-        if value == 0:
-            return isinstance(value, bool) or self.kind is bool
-        return value not in (None, "", {})
-
-
-def _row(default: Any, doc: str, unit: str = "", *, secret: bool = False, **more: Any) -> Any:
-    metadata = {"default": default, "doc": doc, "unit": unit, **more}
-    return field(metadata=metadata, repr=not secret)  # settings get logged
-
-
-def _secret(doc: str, check: Callable[[str], str] = variable) -> Any:
-    return _row(None, f"{doc}; in covalent.conf only", check=check, secret=True, server_only=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Everything one task needs to know, resolved and checked; each field is a row of the table.
-
-    `host_label` is the name that the user gave; `hostname` differs from it only where the machine's own
-    table names another address. A `time_limit` of None is no limit, a `max_parallel` of 0 all CPUs.
-    """
-
-    host_label: str
-    hostname: str = _row(None, "Name, address or `~/.ssh/config` alias of the machine", check=host_name)
-    port: int | None = _row(None, "Its SSH server's port; else `~/.ssh/config`, else 22", low=1, high=65535)
-    username: str | None = _row(
-        None, "User there; else `~/.ssh/config`, else who runs the dispatcher", check=user_name
-    )
-    ssh_key_file: str | None = _row(None, "Private key; else as `ssh` would find one", check=local_path)
-    ssh_key_passphrase_env: str | None = _secret("Server's environment variable with that key's passphrase")
-    ssh_key_passphrase_file: str | None = _secret("File (mode 0600) with that key's passphrase", local_path)
-    ssh_certificate_file: str | None = _row(
-        None, "User certificate for that key; else as `ssh` would find one", check=local_path
-    )
-    identity_agent: str | None = _row(
-        None,
-        "Key agent's socket, or `none`; else `~/.ssh/config`, else `SSH_AUTH_SOCK`",
-        check=agent_socket,
-    )
-    password_env: str | None = _secret("Server's environment variable with the login's password")
-    password_file: str | None = _secret("File (mode 0600) with the login's password", local_path)
-    proxy_jump: str | None = _row(
-        None, "Jump hosts, `[user@]host[:port],...`, or `none`; else `~/.ssh/config`", check=jump_hosts
-    )
-    host_key_policy: str = _row(
-        "strict",
-        "`strict` refuses unknown host keys, `accept-new` records them, `off` checks nothing and warns",
-        check=one_of("strict", "accept-new", "off"),
-    )
-    known_hosts_file: str | None = _row(None, "Host keys to trust; else the usual files", check=local_path)
-    transport: str = _row(
-        "asyncssh",
-        "`openssh` has the system's `ssh` log in: two factors, Kerberos, an open ControlMaster",
-        check=one_of("asyncssh", "openssh"),
-    )
-    timing_filepath: str = _row(
-        None, "Timing log on the dispatcher's machine; else in its data directory", check=local_path
-    )
-    python_path: str = _row("", "Python there; else one of the electron's version is looked for")
-    remote_cache: str = _row("", "Where this package is kept there; else `~/.cache/covalent-sshtiming`")
-    remote_spool: str = _row("", "Node-local place for socket, locks and tasks; else the machine chooses")
-    remote_workdir: str = _row("covalent-workdir", "Working directory, relative to the home directory there")
-    create_unique_workdir: bool = _row(False, "Give each task a working directory of its own below that")
-    do_cleanup: bool = _row(True, "Remove a task's directory in the spool when result and record are safe")
-    env: Mapping[str, str] = _row(None, "Environment variables of the task; tables add up", secret=True)
-    max_parallel: int = _row(0, "Tasks at once there; else as many as there are CPUs for them", "tasks")
-    connect_timeout: float = _row(20, "Longest wait for a connection", "seconds")
-    max_connection_attempts: int = _row(5, "Attempts to connect before the task fails", "attempts", low=1)
-    retry_wait_time: float = _row(5, "Longest wait between two attempts", "seconds")
-    retry_connect: bool = _row(True, "Try again when connecting fails; `false` is a single attempt")
-    reconnect_timeout: float = _row(86400, "How long a machine that runs a task may be away", "seconds")
-    idle_timeout: float = _row(300, "How long connection and agent outlive the last task", "seconds")
-    time_limit: float | None = _row(None, "Longest run of a task; -1 is no limit", "seconds", low=-_LIMIT)
-    max_result_bytes: int = _row(8 * 1024**3, "Largest pickled result; the default is 8 GiB", "bytes")
-    linger: float = _row(1, "Grace for a task's left-over child processes before KILL", "seconds")
-    log_stdout: str = _row("", "File for the task's output; a relative one lies in the results directory")
-    log_stderr: str = _row("", "The same for its error output")
-
-
-_ROWS = [row for row in fields(Settings) if row.metadata]
-_SETTINGS = [row.name for row in _ROWS]
-_FOREIGN = [
-    Option("hosts", dict, None, "One table for each machine; in covalent.conf only"),
-    Option("cache_dir", str, "", "Unused; every executor of Covalent has it"),
-    Option("poll_freq", float, 0, "Ignored: the machine itself tells when a task has ended", "seconds"),
-    Option("retries", int, 0, "Not in this version: a task runs once", refused=True),
-    Option("conda_env", str, "", "Not in this version: set python_path to its Python", refused=True),
-    Option("run_local_on_ssh_fail", bool, False, 'Not in this version: set executor="local"', refused=True),
-]
-OPTIONS: dict[str, Option] = {
-    row.name: Option(row.name, _KINDS[re.split(r"\W", str(row.type))[0]], **row.metadata) for row in _ROWS
-} | {option.name: option for option in _FOREIGN}
 
 
 class _Layer(NamedTuple):
@@ -178,26 +51,11 @@ class _Layer(NamedTuple):
     values: Mapping[str, Any]
 
 
-def plugin_defaults() -> dict[str, Any]:
-    """Return what Covalent writes into covalent.conf; TOML has no None, so "", 0 and {} stand for it."""
-    options = [OPTIONS[name] for name in (*_SETTINGS, "hosts")]
-    return {option.name: option.kind() if option.default is None else option.default for option in options}
-
-
-def markdown_table() -> str:
-    """Return the README's table of all options."""
-    lines = ["| setting | default | unit | what it does |", "|---|---|---|---|"]
-    for option in OPTIONS.values():
-        default = f"`{json.dumps(option.default)}`" if option.is_set(option.default) else ""
-        lines.append(f"| `{option.name}` | {default} | {option.unit} | {option.doc} |")
-    return "\n".join(lines) + "\n"
-
-
-def check_names(names: Iterable[str], where: str) -> None:
+def check_names(names: Iterable[str], where: str, plugin: Plugin = SSH) -> None:
     """Refuse the first name that is no option, with the nearest one that is."""
     for name in names:
-        if name not in OPTIONS or (name == "hosts" and where not in (ARGUMENT, SECTION)):
-            known = [*_SETTINGS, "hosts"] if where == SECTION else _SETTINGS
+        if name not in plugin.options or (name == "hosts" and where not in (ARGUMENT, SECTION)):
+            known = [row for row in SETTINGS if row in plugin.options] + ["hosts"] * (where == SECTION)
             near = difflib.get_close_matches(name.lower(), known, n=1)
             fix = f"did you mean {near[0]}?" if near else "remove it; the README has a table of the settings."
             raise ConfigError(f"{name} ({where}) is not an option: {fix}")
@@ -254,30 +112,60 @@ def _misspelt(error: Exception) -> str:
     return f"{place}; write `name = value` there, with text in double quotes, or restore the file"
 
 
-def resolve(arguments: Mapping[str, Any], section: Mapping[str, Any]) -> Settings:
+def resolve(arguments: Mapping[str, Any], section: Mapping[str, Any], plugin: Plugin = SSH) -> Settings:
     """Find and check every setting of a task.
 
-    `arguments` is what the executor was given, `section` is `[executors.sshtiming]` with its `hosts`.
+    `arguments` is what the executor was given, `section` is its table in covalent.conf, with its `hosts`.
     """
-    check_names(section, SECTION)
-    check_names(arguments, ARGUMENT)
-    given, base = _Layer(ARGUMENT, _own_arguments(arguments, section)), _Layer(SECTION, section)
+    check_names(section, plugin.table, plugin)
+    check_names(arguments, plugin.arguments, plugin)
+    given = _Layer(plugin.arguments, _own_arguments(arguments, section, plugin))
+    base = _Layer(plugin.table, section)
+    if plugin is LOCAL:
+        layers = [given, base]
+        values = _values(layers)
+        values["hostname"] = label = LOCALHOST
+    else:
+        label = _label(given, base)
+        host = _host_layer(section, label)
+        layers = [given, host, base]
+        values = _values(layers)
+        values["hostname"] = _first("hostname", [host, given, base])
+        _check_secrets(given, values)
+    return Settings(host_label=label, **values)
+
+
+def _label(given: _Layer, base: _Layer) -> str:
     label = _first("hostname", [given, base])
     if label is None:
         raise ConfigError(f"no hostname: give TimingSSHExecutor(hostname=...) or set it in {SECTION}")
-    host = _host_layer(section, label)
-    layers = [given, host, base]
+    return str(label)
+
+
+def _values(layers: Sequence[_Layer]) -> dict[str, Any]:
+    """Find every setting in these layers, and put those right that have more than one way to be said."""
     _speak_of_foreign(layers)
-    values = {name: _first(name, layers) for name in _SETTINGS}
-    values["hostname"] = _first("hostname", [host, given, base])
+    values = {name: _first(name, layers) for name in SETTINGS}
     values["env"] = _merged_env(layers)
     values["timing_filepath"] = values["timing_filepath"] or str(default_timing_log())
     if not values["retry_connect"]:
         values["max_connection_attempts"] = 1
     if values["time_limit"] is not None and values["time_limit"] <= 0:
         values["time_limit"] = None
-    _check_secrets(given, values)
-    return Settings(host_label=label, **values)
+    return values
+
+
+def run_here(found: Settings, section: Mapping[str, Any]) -> Settings:
+    """Return the settings of a task that runs on this machine instead of its own.
+
+    What belongs to a machine comes from `section`, the local executor's; the rest stays the task's.
+    """
+    machine = resolve({}, section, LOCAL)
+    return replace(
+        found,
+        host_label=f"{found.host_label} (run on {LOCALHOST})",
+        **{name: getattr(machine, name) for name in _MACHINE},
+    )
 
 
 def _check_secrets(given: _Layer, values: Mapping[str, Any]) -> None:
@@ -303,14 +191,17 @@ def _check_secrets(given: _Layer, values: Mapping[str, Any]) -> None:
         )
 
 
-def _own_arguments(arguments: Mapping[str, Any], section: Mapping[str, Any]) -> Mapping[str, Any]:
+def _own_arguments(
+    arguments: Mapping[str, Any], section: Mapping[str, Any], plugin: Plugin
+) -> Mapping[str, Any]:
     """Drop the arguments that only repeat the section.
 
     Covalent builds `executor="sshtiming"` as Class(**section). Taken for arguments, the section's values
     would beat the machine's own table; `hosts`, which no caller gives, tells such a call from others.
+    The local executor has no such tables, and may lose every repetition.
     """
     hosts = arguments.get("hosts")
-    if hosts is None:
+    if hosts is None and plugin is SSH:
         return arguments
     if hosts and hosts != section.get("hosts"):
         raise _refusal("hosts", ARGUMENT, "is read from the server's covalent.conf only", "move it there")
@@ -334,7 +225,7 @@ def _host_layer(section: Mapping[str, Any], label: str) -> _Layer:
 
 def _speak_of_foreign(layers: Sequence[_Layer]) -> None:
     """Refuse what this version cannot do, and say of what it ignores that it does."""
-    for option in _FOREIGN:
+    for option in FOREIGN:
         for where, values in layers:
             if option.refused and values.get(option.name):
                 raise ConfigError(f"{option.name} ({where}) is {_inline(option.doc)}.")
@@ -381,7 +272,7 @@ def _check_variable(name: Any, value: Any, where: str) -> None:
 def _checked(option: Option, value: Any, where: str) -> Any:
     """Return the value in its final form, or raise ConfigError."""
     wrong = "has a value of another form" if option.server_only else f"is {value!r:.80}"
-    if not isinstance(value, _TYPES[option.kind]) or isinstance(value, bool) != (option.kind is bool):
+    if not isinstance(value, TYPES[option.kind]) or isinstance(value, bool) != (option.kind is bool):
         quotes = " in quotes" if option.kind is str else ", without quotes" if isinstance(value, str) else ""
         raise _refusal(option.name, where, wrong, f"write {option.needs}{quotes}")
     if option.kind is str:

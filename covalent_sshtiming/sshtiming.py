@@ -1,53 +1,24 @@
-"""The Covalent plugin: TimingSSHExecutor, one task through, one cancel.
+"""The Covalent plugin `sshtiming`: TimingSSHExecutor, electrons on a machine that SSH reaches.
 
-Covalent loads this module in the middle of its own import and builds a new executor for every
-electron, so importing it is cheap, an instance holds nothing but settings (no secret among them),
-and what outlives an instance is in `host.pool` and in `_live` and `_cancelled` below.
+Owns the class and its parameters; what it does is in `plugin`.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
 import os
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
 from typing import Any
 
-from covalent._shared_files import TaskRuntimeError
-from covalent._shared_files.config import get_config
-from covalent._shared_files.exceptions import TaskCancelledError
-from covalent._shared_files.util_classes import RESULT_STATUS
-from covalent.executor.base import AsyncBaseExecutor
-from covalent.executor.schemas import TaskUpdate
+import covalent_sshtiming.early  # noqa: F401 - before the rest
 
-from covalent_sshtiming import errors, outcomes, settings
-from covalent_sshtiming.electron import Call, ResultBuilder, take_apart
-from covalent_sshtiming.host import pool
-from covalent_sshtiming.host.host import Host
-from covalent_sshtiming.host.target import Target
-from covalent_sshtiming.host.task import Outcome, Request
-from covalent_sshtiming.timing.log import TimingLog
-from covalent_sshtiming.timing.record import TimingRecord
+# isort: split
+from covalent_sshtiming.options import SSH, Plugin, plugin_defaults
+from covalent_sshtiming.plugin import TimingBase
 
-EXECUTOR_PLUGIN_NAME = "TimingSSHExecutor"
-_EXECUTOR_PLUGIN_DEFAULTS = settings.plugin_defaults()
-
-_log = logging.getLogger(__name__)
-_TaskId = tuple[str, int]
-_TOMBSTONES = 10_000
-# Shared by all instances of this process, each changed in one synchronous step: the tasks under
-# way, and those that were cancelled before they came (bounded, oldest forgotten first).
-_live: dict[_TaskId, tuple[Host, str]] = {}
-_cancelled: OrderedDict[_TaskId, None] = OrderedDict()
+EXECUTOR_PLUGIN_NAME = SSH.class_name
+_EXECUTOR_PLUGIN_DEFAULTS = plugin_defaults(SSH)
 
 
-class TaskEnded(TaskRuntimeError):  # type: ignore[misc] # Covalent has no type information
-    """What Covalent is told of a task that had started and failed: it keeps the task's output."""
-
-
-class TimingSSHExecutor(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has no type information
+class TimingSSHExecutor(TimingBase):
     """Run electrons on a machine that SSH reaches, and log the CPU time of each.
 
     Args:
@@ -63,230 +34,7 @@ class TimingSSHExecutor(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has
     def __init__(
         self, *, hostname: str = "", timing_filepath: str | os.PathLike[str] = "", **options: Any
     ) -> None:
-        # Covalent hands a whole section over, `hosts` with it; `resolve` then says what is wrong where.
-        if "hosts" not in options:
-            settings.check_names(options, settings.ARGUMENT)
-        base = {"log_stdout": "", "log_stderr": "", "cache_dir": "", "time_limit": 0, "retries": 0}
-        super().__init__(**{name: options.pop(name, None) or default for name, default in base.items()})
-        self.hostname = hostname
-        self.timing_filepath = settings.absolute_from_caller(timing_filepath)
-        for name in ("ssh_key_file", "ssh_certificate_file", "known_hosts_file"):
-            if options.get(name):
-                options[name] = settings.absolute_from_caller(options[name])
-        self.__dict__.update(options)
+        super().__init__(SSH, {"hostname": hostname, "timing_filepath": timing_filepath, **options})
 
-    # ---- Covalent's calls
-
-    async def run(
-        self,
-        function: Callable[..., Any],
-        args: list[Any],
-        kwargs: dict[str, Any],
-        task_metadata: dict[str, Any],
-    ) -> Any:
-        """Run one task and return its result as a TransportableObject.
-
-        Raises:
-            TaskCancelledError: it was cancelled.
-            TaskEnded: it had started and failed; its output and our sentence are in `task_stderr`.
-            SSHTimingError: it never started; the subclass and its text say why.
-        """
-        task = (str(task_metadata["dispatch_id"]), int(task_metadata["node_id"]))
-        if task in _cancelled:
-            raise TaskCancelledError
-        found = settings.resolve(self._arguments(), _section())
-        # Covalent writes the streams itself when we are done, to what the instance says.
-        self.log_stdout, self.log_stderr = map(os.path.expanduser, (found.log_stdout, found.log_stderr))
-        run = _Run(self, found, task, take_apart(function, args, kwargs))
-        return await run.through()
-
-    async def cancel(self, task_metadata: dict[str, Any], job_handle: Any) -> bool:  # noqa: ARG002 - Covalent's signature
-        """Stop a task of this process, also one that has yet to come; one that has ended stays so."""
-        task = (str(task_metadata["dispatch_id"]), int(task_metadata["node_id"]))
-        _cancelled[task] = None
-        while len(_cancelled) > _TOMBSTONES:
-            _cancelled.popitem(last=False)
-        if task in _live:
-            host, key = _live[task]
-            host.cancel(key)
-        return True
-
-    async def receive(self, task_group_metadata: dict[str, Any], data: Any) -> list[TaskUpdate]:  # noqa: ARG002 - Covalent's signature
-        """Tell Covalent that nodes which were cancelled before they started are CANCELLED."""
-        return [
-            TaskUpdate(
-                dispatch_id=task_group_metadata["dispatch_id"],
-                node_id=node,
-                status=RESULT_STATUS.CANCELLED,
-                assets={},
-            )
-            for node in task_group_metadata["node_ids"]
-        ]
-
-    async def write_streams_to_file(self, *args: Any, **kwargs: Any) -> None:
-        """Append the streams to log_stdout and log_stderr; a file that cannot be written costs a warning."""
-        try:
-            await super().write_streams_to_file(*args, **kwargs)
-        except OSError as error:
-            _log.warning("log_stdout or log_stderr cannot be written: %s", error)
-            self.tell(stderr=f"warning: log_stdout or log_stderr cannot be written: {error}\n")
-
-    def _arguments(self) -> dict[str, Any]:
-        """Return what was set on this instance, without Covalent's own attributes."""
-        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
-
-    def tell(self, stdout: bytes = b"", stderr: str = "") -> None:
-        """Write to the node's streams, which exist only under a dispatcher."""
-        if self.task_stdout is not None:
-            self.task_stdout.write(stdout.decode("utf-8", "replace"))
-        if self.task_stderr is not None:
-            self.task_stderr.write(stderr)
-
-
-class _Run:
-    """One task on its way through: request, outcome, record, acknowledgement."""
-
-    def __init__(
-        self, executor: TimingSSHExecutor, found: settings.Settings, task: _TaskId, call: Call
-    ) -> None:
-        self.executor = executor
-        self.settings = found
-        self.task = task
-        self.call = call
-        self.key = os.urandom(16).hex()
-        self.log = TimingLog(found.timing_filepath)
-        self.submitted = datetime.now(timezone.utc)
-        self.builder = ResultBuilder(found.max_result_bytes)
-        self.request = _request(found, call, task, self.key)
-
-    async def through(self) -> Any:
-        """See the task through, whatever happens."""
-        await asyncio.to_thread(self.log.check_writable)
-        host = pool.host_for(_target(self.settings, self.call.python))
-        _live[self.task] = (host, self.key)
-        try:
-            if self.task in _cancelled:  # while we looked at the log
-                raise TaskCancelledError
-            outcome = await host.run(self.request, self.builder)
-        except asyncio.CancelledError:
-            # Covalent would leave the node RUNNING for ever if this one escaped.
-            await self._record({"status": "cancelled"})
-            raise TaskCancelledError from None
-        except errors.SSHTimingError as error:
-            await self._record(outcomes.record_of_error(error))
-            self._raise(error)
-        finally:
-            _live.pop(self.task, None)
-        return await self._conclude(host, outcome)
-
-    async def _conclude(self, host: Host, outcome: Outcome) -> Any:
-        """Bring result and record to safety, then let the far side forget the task."""
-        error = outcomes.error_of(outcome, self.settings.host_label, self.call.name)
-        self.executor.tell(outcome.stdout, outcome.stderr.decode("utf-8", "replace"))
-        result = None
-        if error is None and outcome.ended.get("status") == "completed":
-            try:
-                result = self.builder.finish()
-            except errors.TaskError as cause:
-                error = type(cause)(f"{self.settings.host_label}: {self.call.name}: {cause}")
-        await self._record(outcomes.record_of(outcome, error))
-        host.acknowledge(self.key, keep=not self.settings.do_cleanup)
-        if outcome.ended.get("status") == "cancelled":
-            raise TaskCancelledError
-        if error is not None:
-            self._raise(error)
-        return result
-
-    def _raise(self, error: errors.SSHTimingError) -> None:
-        """Raise what Covalent understands: its own class keeps the task's output, ours shows its text."""
-        if not error.after_start:
-            raise error
-        traceback = getattr(error, "traceback", "")
-        self.executor.tell(stderr=f"{traceback.rstrip()}\n{error}\n" if traceback else f"{error}\n")
-        raise TaskEnded(str(error)) from error
-
-    async def _record(self, figures: Mapping[str, Any]) -> None:
-        """Append the record; a log that fails now costs the record's place, not the result."""
-        record = TimingRecord.from_mapping({**figures, **self._known()})
-        try:
-            await asyncio.to_thread(self.log.append, record)
-        except Exception as error:  # noqa: BLE001 - a lost record must not lose the result: it goes to stderr instead
-            _log.warning("timing log failed: %s", error)
-            self.executor.tell(stderr=f"warning: {error}\nthe record: {record.to_json()}\n")
-
-    def _known(self) -> dict[str, Any]:
-        return {
-            "record_id": self.key,
-            "dispatch_id": self.task[0],
-            "node_id": self.task[1],
-            "attempt": 1,
-            "function": self.call.name,
-            "kind": "helper" if self.call.is_helper else "electron",
-            "host": self.settings.host_label,
-            "ran_locally": False,
-            "plugin_version": outcomes.plugin_version(),
-            "submitted_at": outcomes.timestamp(self.submitted.timestamp()),
-            "request_bytes": self.request.size,
-            "result_bytes": self.builder.size,
-        }
-
-
-def _section() -> dict[str, Any]:
-    """Return [executors.sshtiming] as the server has it now."""
-    try:
-        section = get_config("executors.sshtiming")
-    except KeyError:
-        return {}
-    return dict(section) if isinstance(section, Mapping) else {}
-
-
-def _target(found: settings.Settings, python: str) -> Target:
-    return Target(
-        label=found.host_label,
-        hostname=found.hostname,
-        python=python,
-        port=found.port,
-        username=found.username,
-        key_file=found.ssh_key_file,
-        passphrase_env=found.ssh_key_passphrase_env,
-        passphrase_file=found.ssh_key_passphrase_file,
-        certificate_file=found.ssh_certificate_file,
-        identity_agent=found.identity_agent,
-        password_env=found.password_env,
-        password_file=found.password_file,
-        proxy_jump=found.proxy_jump,
-        host_key_policy=found.host_key_policy,
-        known_hosts_file=found.known_hosts_file,
-        transport=found.transport,
-        python_path=found.python_path,
-        cache=found.remote_cache,
-        spool=found.remote_spool,
-        connect_timeout=found.connect_timeout,
-        attempts=found.max_connection_attempts,
-        retry_wait=found.retry_wait_time,
-        reconnect_timeout=found.reconnect_timeout,
-        idle_timeout=found.idle_timeout,
-    )
-
-
-def _request(found: settings.Settings, call: Call, task: _TaskId, key: str) -> Request:
-    """Put a call and its settings into the form in which they travel."""
-    spec = {
-        "dispatch_id": task[0],
-        "node_id": task[1],
-        "workdir": found.remote_workdir,
-        "unique": found.create_unique_workdir,
-        "env": dict(found.env),
-        "max_result_bytes": found.max_result_bytes,
-    }
-    head = {
-        "dispatch_id": task[0],
-        "node_id": task[1],
-        "function": call.name[:200],
-        "python": call.python,
-        "max_parallel": found.max_parallel,
-        "time_limit": found.time_limit,
-        "linger": found.linger,
-    }
-    size, chunks = call.body(spec)
-    return Request(key, head, size, chunks)
+    def _plugin(self) -> Plugin:
+        return SSH

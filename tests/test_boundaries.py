@@ -18,17 +18,23 @@ FAR_FILES = sorted((ROOT / "remote").glob("*.py"))
 
 # The first pattern that fits a module holds; a pattern fits a name and everything below it.
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "": ("sshtiming",),
+    "": ("sshtiming", "localtiming"),
+    "early": (),
     "__main__": ("cli",),
     "errors": (),
     "timing.record": (),
     "timing": ("timing", "errors"),
     "forms": (),
-    "settings": ("errors", "forms"),
+    "options": ("forms",),
+    "settings": ("errors", "options"),
     "electron": ("errors",),
     "outcomes": ("errors", "host.task"),
-    "sshtiming": (
+    "sshtiming": ("early", "options", "plugin"),
+    "localtiming": ("early", "options", "plugin"),
+    "plugin": (
+        "early",
         "electron",
+        "options",
         "settings",
         "outcomes",
         "errors",
@@ -65,7 +71,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
 # Who may name these packages of others.
 OWNERS = {
     "asyncssh": ("host", "demo"),
-    "covalent": ("sshtiming", "electron", "demo"),
+    "covalent": ("early", "plugin", "electron", "demo"),
     "covalent_dispatcher": ("demo",),
     "covalent_ui": ("demo",),
 }

@@ -23,7 +23,7 @@ from support.clients import dispatch_script
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.sshserver import SSHServer
-from covalent_sshtiming.sshtiming import TaskEnded
+from covalent_sshtiming.plugin import TaskEnded
 
 # This module is not on the far side, so its functions travel by value, as those of a script do.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

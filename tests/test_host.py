@@ -14,6 +14,7 @@ import cloudpickle
 import pytest
 from covalent._shared_files.exceptions import TaskCancelledError
 from support import direct
+from support.links import through, until
 from support.proxy import Proxy
 
 from covalent_sshtiming import errors
@@ -35,7 +36,6 @@ def noting(path: Path, seconds: float) -> Callable[[], str]:
     name = str(path)
 
     def note() -> str:
-        import time
 
         with open(name, "a") as file:
             file.write("ran\n")
@@ -44,22 +44,6 @@ def noting(path: Path, seconds: float) -> Callable[[], str]:
         return "result"
 
     return note
-
-
-async def until(condition: Callable[[], object], seconds: float = 15) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        await asyncio.sleep(0.01)
-
-
-def through(proxy: Proxy, server: SSHServer, place: Path) -> dict[str, object]:
-    """Return the settings that reach a server through a proxy, whose port known_hosts has to name."""
-    known = place / "known_hosts"
-    key = server.known_hosts_file.read_text().split(" ", 1)[1]
-    known.write_text(f"[{proxy.host}]:{proxy.port} {key}")
-    return {"port": proxy.port, "known_hosts_file": str(known), "retry_wait_time": 1}
 
 
 def length(data: bytes) -> int:

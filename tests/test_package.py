@@ -59,6 +59,7 @@ def test_the_metadata_names_plugin_command_and_bounds(wheel: zipfile.ZipFile) ->
     assert metadata["Requires-Python"] == "<3.13,>=3.10"
     assert "fastapi<0.132" in metadata.get_all("Requires-Dist", [])
     assert "sshtiming = covalent_sshtiming.sshtiming" in entry_points
+    assert "localtiming = covalent_sshtiming.localtiming" in entry_points
     assert "covalent-sshtiming = covalent_sshtiming.cli:main" in entry_points
 
 
@@ -77,6 +78,20 @@ def test_help_loads_neither_covalent_nor_asyncssh(arguments: list[str]) -> None:
 def test_importing_the_plugin_loads_no_asyncssh() -> None:
     """Covalent's own import, which loads the plugin, does not pay for SSH."""
     assert "asyncssh" not in loaded_after("import covalent_sshtiming.sshtiming")
+
+
+@pytest.mark.parametrize("module", ["sshtiming", "localtiming", "plugin"])
+def test_whichever_module_comes_first_covalent_has_both_executors(module: str) -> None:
+    """Importing a plugin module before Covalent leaves both registered, and one class of each."""
+    check = f"""
+import covalent_sshtiming.{module}
+import covalent_sshtiming as ours
+from covalent import executor
+from covalent_sshtiming import sshtiming, localtiming
+assert executor.TimingSSHExecutor is sshtiming.TimingSSHExecutor is ours.TimingSSHExecutor
+assert executor.TimingExecutor is localtiming.TimingExecutor is ours.TimingExecutor
+"""
+    subprocess.run([sys.executable, "-c", check], check=True)
 
 
 def test_the_public_names_are_there() -> None:

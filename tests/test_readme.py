@@ -11,7 +11,7 @@ import pytest
 import toml
 from support.clients import dispatch_script
 
-from covalent_sshtiming import errors, settings
+from covalent_sshtiming import errors, options, settings
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.remote import wire
@@ -70,7 +70,7 @@ def test_there_is_an_example_for_every_way_of_use() -> None:
 def test_there_is_an_example_for_every_way_in() -> None:
     """Each setting that concerns the login stands in some covalent.conf of the README's."""
     shown = {name for text in blocks("toml") for name in re.findall(r"^(\w+) =", text, re.MULTILINE)}
-    names = list(settings.OPTIONS)
+    names = list(options.OPTIONS)
     ways = names[names.index("hostname") : names.index("timing_filepath")]
     assert set(ways) - shown == {"password_env", "known_hosts_file"}  # like their neighbours
 
@@ -143,7 +143,8 @@ def test_the_phases_are_those_of_the_record() -> None:
 
 def test_the_settings_table_is_the_generated_one() -> None:
     """The README's table of settings is what the code says of its options."""
-    assert marked("settings table") == settings.markdown_table()
+    assert marked("settings table") == options.markdown_table()
+    assert marked("local settings") == options.markdown_local()
 
 
 def test_what_covalent_ssh_plugin_has_is_known_here() -> None:
@@ -151,8 +152,8 @@ def test_what_covalent_ssh_plugin_has_is_known_here() -> None:
     table = section(README, "Coming from covalent-ssh-plugin")
     cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
     names = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
-    assert {"poll_freq", "conda_env", "run_local_on_ssh_fail"} <= names <= set(settings.OPTIONS)
-    refused = {name for name in names if settings.OPTIONS[name].refused}
+    assert {"poll_freq", "conda_env", "run_local_on_ssh_fail"} <= names <= set(options.OPTIONS)
+    refused = {name for name in names if options.OPTIONS[name].refused}
     assert refused == set(re.findall(r"^\| `(\w+)` \| refused", table, re.MULTILINE))
 
 

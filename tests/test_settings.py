@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import toml
 
-from covalent_sshtiming import settings
+from covalent_sshtiming import options, settings
 from covalent_sshtiming.errors import ConfigError
-from covalent_sshtiming.settings import ARGUMENT, OPTIONS, SECTION, Settings, resolve
+from covalent_sshtiming.options import ARGUMENT, LOCAL, OPTIONS, SECTION, Settings
+from covalent_sshtiming.settings import resolve
 
 HOST_TABLE = "[executors.sshtiming.hosts.build01] in covalent.conf"
 
@@ -33,7 +34,7 @@ def refusal(arguments: Mapping[str, Any], section: Mapping[str, Any] | None = No
 def covalent_conf(text: str) -> dict[str, Any]:
     """Return the plugin's section as Covalent holds it: our defaults below the user's own lines."""
     section: dict[str, Any] = toml.loads(text)["executors"]["sshtiming"]
-    return {**settings.plugin_defaults(), **section}
+    return {**options.plugin_defaults(), **section}
 
 
 # ---------------------------------------------------------------- the table
@@ -64,37 +65,37 @@ def test_the_names_of_covalent_ssh_plugin_are_all_known() -> None:
 )
 def test_plugin_defaults_survive_a_round_trip(trip: Callable[[Any], Any]) -> None:
     """Covalent can write the defaults to TOML and JSON and gets every one of them back."""
-    defaults = settings.plugin_defaults()
+    defaults = options.plugin_defaults()
     assert trip(defaults) == defaults
     assert type(defaults) is dict
 
 
 def test_plugin_defaults_are_fresh_each_time() -> None:
     """Covalent merges into the dict that it gets, so nobody else may hold it or a table in it."""
-    settings.plugin_defaults()["env"]["A"] = "changed"
-    assert settings.plugin_defaults()["env"] == {}
+    options.plugin_defaults()["env"]["A"] = "changed"
+    assert options.plugin_defaults()["env"] == {}
 
 
 def test_plugin_defaults_change_nothing() -> None:
     """A covalent.conf that holds nothing but our defaults resolves like none at all."""
-    assert resolve({"hostname": "m"}, settings.plugin_defaults()) == resolve({"hostname": "m"}, {})
+    assert resolve({"hostname": "m"}, options.plugin_defaults()) == resolve({"hostname": "m"}, {})
 
 
 def test_what_does_nothing_is_not_offered_in_covalent_conf() -> None:
     """Ignored and refused options stay out of a user's covalent.conf."""
-    offered = settings.plugin_defaults().keys()
-    nothing = {"cache_dir", "poll_freq", "retries", "conda_env", "run_local_on_ssh_fail"}
+    offered = options.plugin_defaults().keys()
+    nothing = {"cache_dir", "poll_freq", "retries", "conda_env"}
     assert OPTIONS.keys() - offered == nothing
 
 
 def test_the_table_for_the_readme_has_a_row_for_every_option() -> None:
     """The README's table names each option once, in four columns, with default and unit."""
-    lines = settings.markdown_table().splitlines()
+    lines = options.markdown_table().splitlines()
     assert len(lines) == len(OPTIONS) + 2
     assert {line.count("|") for line in lines} == {5}
     assert "| `connect_timeout` | `20` | seconds | Longest wait for a connection |" in lines
-    assert '| `remote_workdir` | `"covalent-workdir"` |' in settings.markdown_table()
-    assert "| `do_cleanup` | `true` |" in settings.markdown_table()
+    assert '| `remote_workdir` | `"covalent-workdir"` |' in options.markdown_table()
+    assert "| `do_cleanup` | `true` |" in options.markdown_table()
 
 
 def test_importing_the_settings_loads_neither_covalent_nor_asyncssh() -> None:
@@ -459,11 +460,44 @@ def test_conda_env_says_what_to_do_instead() -> None:
     )
 
 
-def test_run_local_on_ssh_fail_says_what_to_do_instead() -> None:
-    """A task is never run on another machine than the one that was asked for."""
-    assert refusal({"hostname": "m", "run_local_on_ssh_fail": True}) == (
-        f'run_local_on_ssh_fail ({ARGUMENT}) is not in this version: set executor="local".'
+def test_the_local_executor_knows_nothing_of_ssh() -> None:
+    """Its options are the table's without SSH's own, and a refusal speaks of its own class and section."""
+    assert not {"hostname", "port", "ssh_key_file", "hosts"} & options.plugin_defaults(LOCAL).keys()
+    with pytest.raises(ConfigError) as caught:
+        resolve({"hostname": "m"}, {}, LOCAL)
+    assert str(caught.value) == (
+        "hostname (argument of TimingExecutor) is not an option: remove it; the README has a table of "
+        "the settings."
     )
+    with pytest.raises(ConfigError, match=r"^port \(\[executors.localtiming\] in covalent.conf\) is not"):
+        resolve({}, {"port": 22}, LOCAL)
+
+
+def test_the_local_executor_reads_its_own_section() -> None:
+    """Arguments come before its section, and the section before the defaults."""
+    found = resolve({"time_limit": 5}, {"time_limit": 7, "linger": 3}, LOCAL)
+    assert (found.host_label, found.hostname, found.time_limit, found.linger) == (
+        "localhost",
+        "localhost",
+        5,
+        3,
+    )
+
+
+def test_the_local_sections_own_log_has_to_be_absolute() -> None:
+    """`executor="localtiming"` hands the section over as arguments; its relative path is still refused."""
+    section = {**options.plugin_defaults(LOCAL), "timing_filepath": "cpu.log"}
+    handed_over = {**section, "timing_filepath": str(Path("cpu.log").absolute())}
+    with pytest.raises(ConfigError, match=r"timing_filepath \(\[executors.localtiming\].*absolute path"):
+        resolve(handed_over, section, LOCAL)
+
+
+def test_a_task_that_runs_here_takes_this_machines_places() -> None:
+    """What belongs to a machine comes from the local section, what belongs to the task stays."""
+    there = resolve({"hostname": "m", "python_path": "/there/python", "time_limit": 9}, {})
+    here = settings.run_here(there, {"remote_workdir": "elsewhere"})
+    assert (here.python_path, here.remote_workdir, here.time_limit) == ("", "elsewhere", 9)
+    assert here.host_label == "m (run on localhost)"
 
 
 def test_refused_options_left_empty_are_harmless() -> None:

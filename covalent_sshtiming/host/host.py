@@ -162,6 +162,7 @@ class Host:
 
     def _submit(self, session: Session, task: Task) -> None:
         task.sent, task.sent_by = True, task.sent_by or session
+        task.request.left = True
         task.machine = task.machine or session.hello.get("machine")
         task.mark("sent")
         request = task.request
@@ -277,6 +278,7 @@ class Host:
                 bytes(task.outputs[1].data),
                 dict(self._machine),
                 task.waits(),
+                self._session.clock.offset if self._session is not None else None,
             )
         )
 

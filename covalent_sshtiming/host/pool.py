@@ -11,6 +11,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
+from covalent_sshtiming.host import process
 from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.target import OPENSSH, Target
 
@@ -38,13 +39,18 @@ async def open_ssh(target: Target, command: str, receiver: Receiver) -> Streams:
         raise translated from error
 
 
+async def open_here(_: Target, command: str, receiver: Receiver) -> Streams:
+    """Start `command` on this machine."""
+    return await process.open_process(["sh", "-c", command], receiver)
+
+
 def host_for(target: Target) -> Host:
     """Return the warm host of a target on the running loop, made on first use."""
     hosts = _hosts.setdefault(asyncio.get_running_loop(), {})
     if target not in hosts:
         for known in [known for known, host in hosts.items() if host.idle]:
             del hosts[known]
-        hosts[target] = Host(target, partial(open_ssh, target))
+        hosts[target] = Host(target, partial(open_here if target.local else open_ssh, target))
     return hosts[target]
 
 

@@ -10,6 +10,7 @@ import asyncio
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from typing import cast
 
 from covalent_sshtiming.host.streams import Receiver
 
@@ -25,8 +26,8 @@ class _Protocol(asyncio.SubprocessProtocol):
         self.ended = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)  # noqa: S101 - for the type checker
-        self._transport = transport
+        # Not isinstance: uvloop's transports, which the Covalent server has, are no subclasses of these.
+        self._transport = cast("asyncio.SubprocessTransport", transport)
 
     def pipe_data_received(self, fd: int, data: bytes) -> None:
         if fd == 2:
@@ -56,14 +57,17 @@ class ProcessStreams:
 
     def write(self, data: bytes) -> None:
         """Queue bytes for its stdin."""
-        stdin = self._transport.get_pipe_transport(0)
-        if isinstance(stdin, asyncio.WriteTransport):
+        stdin = self._stdin()
+        if stdin is not None:
             stdin.write(data)
+
+    def _stdin(self) -> asyncio.WriteTransport | None:
+        return cast("asyncio.WriteTransport | None", self._transport.get_pipe_transport(0))
 
     async def close(self, politely: bool = True) -> None:
         """Close its stdin and wait a little for its end; then, or without politeness, kill it."""
-        stdin = self._transport.get_pipe_transport(0)
-        if politely and isinstance(stdin, asyncio.WriteTransport):
+        stdin = self._stdin()
+        if politely and stdin is not None:
             stdin.close()
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._protocol.ended.wait(), EXIT_SECONDS)

@@ -23,6 +23,7 @@ from covalent_sshtiming.errors import (
 )
 from covalent_sshtiming.host import bootstrap
 from covalent_sshtiming.host.bootstrap import printable
+from covalent_sshtiming.host.clock import Clock
 from covalent_sshtiming.host.streams import Receiver, Streams
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.remote import wire
@@ -41,6 +42,7 @@ class Session:
     ) -> None:
         loop = asyncio.get_running_loop()
         self.hello: dict[str, Any] = {}
+        self.clock = Clock()
         self.writable_now = asyncio.Event()
         self.writable_now.set()
         self.alive = False
@@ -74,6 +76,7 @@ class Session:
                 raise _refusal(self._target, announced)
             if announced.get("archive") == "need":
                 self.write(bootstrap.archive().data)
+            self.clock.ask()
             self.send(
                 wire.HELLO, 0, {"client": client, "connection": number, "idle": self._target.idle_timeout}
             )
@@ -128,8 +131,12 @@ class Session:
             self.send(wire.PONG)
         elif frame.type == wire.HELLO:
             self.hello = frame.header
+            self.clock.answer(frame.header.get("time"))
             _settle(self._greeted, None)
-        elif frame.type != wire.PONG:
+            self._ask()  # its start was in the hello's round trip: a second one knows the clock better
+        elif frame.type == wire.PONG:
+            self.clock.answer(frame.header.get("time"))
+        else:
             self._on_frame(frame)
 
     def complained(self, data: bytes) -> None:
@@ -205,7 +212,11 @@ class Session:
             if time.monotonic() - self._heard > SILENCE_SECONDS:
                 self.fail(ConnectError(f"{self._target}: nothing was heard for {SILENCE_SECONDS:g} s."))
                 return
-            self.send(wire.PING)
+            self._ask()
+
+    def _ask(self) -> None:
+        self.clock.ask()
+        self.send(wire.PING)
 
     async def close(self) -> None:
         """Let go of the connection; the far side goes on by itself."""

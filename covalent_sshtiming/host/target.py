@@ -7,6 +7,7 @@ an environment variable or of a file. How a login is made of it is `sshconfig`'s
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field, replace
 
 ASYNCSSH = "asyncssh"
@@ -17,13 +18,15 @@ OPENSSH = "openssh"
 class Target:
     """One machine, as one user, with one Python; None leaves the choice to the ssh config.
 
-    `python` is the minor version that the electron was pickled with, "3.11"; the times are seconds. A
-    `jump` is a machine on the way to another one; its label names both.
+    `python` is the minor version that the electron was pickled with, "3.11"; a `local` one is this
+    machine, without SSH; the times are seconds. A `jump` is a machine on the way to another one; its
+    label names both.
     """
 
     label: str
     hostname: str
     python: str
+    local: bool = False
     port: int | None = None
     username: str | None = None
     key_file: str | None = None
@@ -49,8 +52,12 @@ class Target:
 
     @property
     def flavor(self) -> str:
-        """Name what makes two agents with the same interpreter differ."""
-        return hashlib.sha256(self.python_path.encode()).hexdigest()[:16]
+        """Name what makes two agents with the same interpreter differ.
+
+        A local agent has our environment, so another environment is another agent.
+        """
+        facts = [self.python_path, *(sorted(map(str, os.environ.items())) if self.local else ())]
+        return hashlib.sha256("\0".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
     def by_way_of(self, hostname: str, port: int | None, username: str | None) -> Target:
         """Return a machine on the way to this one: the same keys, agent and policy, but no password."""

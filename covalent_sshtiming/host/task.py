@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from covalent_sshtiming.host.clock import Offset
+
 if TYPE_CHECKING:
     from covalent_sshtiming.host.session import Session
 
@@ -33,13 +35,15 @@ class Sink(Protocol):
 class Request:
     """A task as it travels: its key, what the agent has to know, its size and its bytes.
 
-    `chunks` gives the body anew at each call, in pieces of at most 64 KiB.
+    `chunks` gives the body anew at each call, in pieces of at most 64 KiB. `left` says whether any of
+    it was ever written to a connection: as long as not, it has certainly not run.
     """
 
     key: str
     head: dict[str, Any]
     size: int
     chunks: Callable[[], Iterable[bytes]]
+    left: bool = False
 
 
 @dataclass
@@ -51,6 +55,7 @@ class Outcome:
     stderr: bytes
     machine: dict[str, Any]
     waits: dict[str, float | None]
+    clock: Offset | None = None
 
 
 @dataclass

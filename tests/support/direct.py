@@ -59,6 +59,8 @@ with (
 
     from covalent_sshtiming.host import pool
     from covalent_sshtiming.host.host import Host
+    from covalent_sshtiming.localtiming import TimingExecutor
+    from covalent_sshtiming.plugin import TimingBase
     from covalent_sshtiming.sshtiming import TimingSSHExecutor
 
 __all__ = [
@@ -67,6 +69,7 @@ __all__ = [
     "Ran",
     "TimingSSHExecutor",
     "TransportableObject",
+    "here",
     "hook",
     "machine",
     "pool",
@@ -100,10 +103,11 @@ class Machine:
     settings: dict[str, Any]
     spool: Path
     log: Path
+    kind: Callable[..., TimingBase] = TimingSSHExecutor
 
-    def executor(self, **options: Any) -> TimingSSHExecutor:
+    def executor(self, **options: Any) -> TimingBase:
         """Return a new executor with fresh streams, as Covalent makes one for every electron."""
-        executor = TimingSSHExecutor(**{**self.settings, **options})
+        executor = self.kind(**{**self.settings, **options})
         executor._task_stdout, executor._task_stderr = io.StringIO(), io.StringIO()
         return executor
 
@@ -191,19 +195,27 @@ async def machine(server: SSHServer, directory: Path, **options: Any) -> AsyncIt
         options: settings of the executor. By default `python_path` is this very Python and the agent
             lives 5 seconds longer than its last task; "" takes a default away.
     """
+    settings = {"hostname": server.host, **server.settings(), "python_path": sys.executable, **options}
+    async with _reached(directory, TimingSSHExecutor, settings) as reached:
+        yield reached
+
+
+@asynccontextmanager
+async def here(directory: Path, **options: Any) -> AsyncIterator[Machine]:
+    """Run on this machine by TimingExecutor, as `machine` does by SSH."""
+    async with _reached(directory, TimingExecutor, options) as reached:
+        yield reached
+
+
+@asynccontextmanager
+async def _reached(
+    directory: Path, kind: Callable[..., TimingBase], options: Mapping[str, Any]
+) -> AsyncIterator[Machine]:
     home = directory / "near"
     home.mkdir(parents=True, exist_ok=True)
     spool, log = directory / "spool", directory / "timing.log"
-    settings = {
-        "hostname": server.host,
-        **server.settings(),
-        "python_path": sys.executable,
-        "remote_spool": str(spool),
-        "timing_filepath": log,
-        "idle_timeout": 5,
-        **options,
-    }
-    reached = Machine(settings, spool, log)
+    settings = {"remote_spool": str(spool), "timing_filepath": log, "idle_timeout": 5, **options}
+    reached = Machine(settings, spool, log, kind)
     with _environment({"HOME": str(home)}):
         try:
             yield reached

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,11 @@ import pytest
 from covalent_sshtiming import errors, settings
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.host import pool
-from covalent_sshtiming.sshtiming import _target
+from covalent_sshtiming.plugin import _target
 from support import direct  # noqa: F401 - imports Covalent under a configuration of its own
 from support.keys import fingerprint
 
-target_of = _target  # a Target from settings, as the executor makes one
+target_of = functools.partial(_target, local=False)  # a Target from settings, as the executor makes one
 SECRET = "correct horse"  # noqa: S105 - opens keys that a test makes
 
 
@@ -63,7 +64,7 @@ def reaching(server: SSHServer, **more: Any) -> dict[str, Any]:
 
 async def enter(section: Mapping[str, Any]) -> str:
     """Log in as a section of covalent.conf says, run a command there, and return what it printed."""
-    target = _target(settings.resolve({}, section), "3.11")
+    target = target_of(settings.resolve({}, section), "3.11")
     listener = Listener()
     streams = await pool.open_ssh(target, "echo in; echo complaint >&2; exit 3", listener)
     status = await asyncio.wait_for(listener.status, 10)
