@@ -13,8 +13,17 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from covalent_sshtiming.forms import (
+    agent_socket,
+    host_name,
+    jump_hosts,
+    local_path,
+    one_of,
+    user_name,
+    variable,
+)
 
 _LIMIT = 2**53  # no setting needs more, and up to here every whole number is exact as a float
 TYPES: dict[type, Any] = {str: str, int: int, float: (int, float), bool: bool, dict: Mapping}
@@ -29,7 +38,9 @@ class Option:
     `kind` is str, int, float, bool or dict; `low` and `high` bound a number; `check` returns a text in its
     final form or raises ValueError with what to write instead; an option that is not `ssh_only` belongs
     to the local executor too; a `refused` one is known from other executors, and its `doc` says what to
-    do here.
+    do here. A `server_only` option says where a secret is: whoever may send workflows must not choose
+    that, so it is read from covalent.conf only. Its value is never shown, because somebody may have
+    written the secret itself there.
     """
 
     name: str
@@ -42,6 +53,7 @@ class Option:
     check: Callable[[str], str] = str
     ssh_only: bool = False
     refused: bool = False
+    server_only: bool = False
 
     @property
     def needs(self) -> str:
@@ -58,34 +70,16 @@ class Option:
         return value not in (None, "", {})
 
 
-def _host_name(value: str) -> str:
-    if not re.fullmatch(r"[^\s@/-][^\s@/]*", value):
-        raise ValueError("write a name, an address or an alias of ~/.ssh/config; a user goes into username")
-    return value
-
-
-def _local_path(value: str) -> str:
-    try:
-        path = Path(value).expanduser()
-    except RuntimeError:  # "~somebody" where there is no such user
-        path = Path(value)
-    if not path.is_absolute():
-        raise ValueError("write an absolute path, or one that begins with ~/")
-    return str(path)
-
-
-def _shutdown(value: str) -> str:
-    if value not in ("cancel", "leave"):
-        raise ValueError('write "cancel" or "leave"')
-    return value
-
-
 def _row(default: Any, doc: str, unit: str = "", *, secret: bool = False, **more: Any) -> Any:
     metadata = {"default": default, "doc": doc, "unit": unit, **more}
     return field(metadata=metadata, repr=not secret)  # settings get logged
 
 
 _ssh = functools.partial(_row, ssh_only=True)
+
+
+def _secret(doc: str, check: Callable[[str], str] = variable) -> Any:
+    return _ssh(None, f"{doc}; in covalent.conf only", check=check, secret=True, server_only=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,13 +92,40 @@ class Settings:
     """
 
     host_label: str
-    hostname: str = _ssh(None, "Name, address or `~/.ssh/config` alias of the machine", check=_host_name)
+    hostname: str = _ssh(None, "Name, address or `~/.ssh/config` alias of the machine", check=host_name)
     port: int | None = _ssh(None, "Its SSH server's port; else `~/.ssh/config`, else 22", low=1, high=65535)
-    username: str | None = _ssh(None, "User there; else `~/.ssh/config`, else who runs the dispatcher")
-    ssh_key_file: str | None = _ssh(None, "Private key; else as `ssh` would find one", check=_local_path)
-    known_hosts_file: str | None = _ssh(None, "Host keys to trust; else the usual files", check=_local_path)
+    username: str | None = _ssh(
+        None, "User there; else `~/.ssh/config`, else who runs the dispatcher", check=user_name
+    )
+    ssh_key_file: str | None = _ssh(None, "Private key; else as `ssh` would find one", check=local_path)
+    ssh_key_passphrase_env: str | None = _secret("Server's environment variable with that key's passphrase")
+    ssh_key_passphrase_file: str | None = _secret("File (mode 0600) with that key's passphrase", local_path)
+    ssh_certificate_file: str | None = _ssh(
+        None, "User certificate for that key; else as `ssh` would find one", check=local_path
+    )
+    identity_agent: str | None = _ssh(
+        None,
+        "Key agent's socket, or `none`; else `~/.ssh/config`, else `SSH_AUTH_SOCK`",
+        check=agent_socket,
+    )
+    password_env: str | None = _secret("Server's environment variable with the login's password")
+    password_file: str | None = _secret("File (mode 0600) with the login's password", local_path)
+    proxy_jump: str | None = _ssh(
+        None, "Jump hosts, `[user@]host[:port],...`, or `none`; else `~/.ssh/config`", check=jump_hosts
+    )
+    host_key_policy: str = _ssh(
+        "strict",
+        "`strict` refuses unknown host keys, `accept-new` records them, `off` checks nothing and warns",
+        check=one_of("strict", "accept-new", "off"),
+    )
+    known_hosts_file: str | None = _ssh(None, "Host keys to trust; else the usual files", check=local_path)
+    transport: str = _ssh(
+        "asyncssh",
+        "`openssh` has the system's `ssh` log in: two factors, Kerberos, an open ControlMaster",
+        check=one_of("asyncssh", "openssh"),
+    )
     timing_filepath: str = _row(
-        None, "Timing log on the dispatcher's machine; else in its data directory", check=_local_path
+        None, "Timing log on the dispatcher's machine; else in its data directory", check=local_path
     )
     python_path: str = _row("", "Python there; else one of the electron's version is looked for")
     remote_cache: str = _row("", "Where this package is kept there; else `~/.cache/covalent-sshtiming`")
@@ -122,7 +143,9 @@ class Settings:
     idle_timeout: float = _row(300, "How long connection and agent outlive the last task", "seconds")
     run_local_on_ssh_fail: bool = _ssh(False, "Run a task here that no connection or login could be had for")
     on_shutdown: str = _row(
-        "cancel", "What becomes of tasks when the server stops: `cancel` or `leave`", check=_shutdown
+        "cancel",
+        "When the server stops, `cancel` or `leave` its tasks",
+        check=one_of("cancel", "leave"),
     )
     time_limit: float | None = _row(None, "Longest run of a task; -1 is no limit", "seconds", low=-_LIMIT)
     max_result_bytes: int = _row(8 * 1024**3, "Largest pickled result; the default is 8 GiB", "bytes")

@@ -93,12 +93,23 @@ def load_section(path: Path | None = None) -> dict[str, Any]:
         content = toml.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, IndexError) as error:  # IndexError: the parser's own, on some broken input
+    except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error}; correct the file or its permissions.") from error
+    except (ValueError, IndexError) as error:  # IndexError: the parser's own, on some broken input
+        raise ConfigError(f"{path} cannot be read: {_misspelt(error)}.") from error
     section = _descend(content, ["executors", "sshtiming"])
     if not isinstance(section, Mapping):
         raise _refusal("executors.sshtiming", str(path), "is not a table", "write [executors.sshtiming]")
     return dict(section)
+
+
+def _misspelt(error: Exception) -> str:
+    """Say where a file is no TOML, without the parser's own words, because some show the line's value."""
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8; save the file in that encoding"
+    line = getattr(error, "lineno", None)
+    place = f"line {line} is not TOML" if line else "it is not TOML"
+    return f"{place}; write `name = value` there, with text in double quotes, or restore the file"
 
 
 def resolve(arguments: Mapping[str, Any], section: Mapping[str, Any], plugin: Plugin = SSH) -> Settings:
@@ -120,6 +131,7 @@ def resolve(arguments: Mapping[str, Any], section: Mapping[str, Any], plugin: Pl
         layers = [given, host, base]
         values = _values(layers)
         values["hostname"] = _first("hostname", [host, given, base])
+        _check_secrets(given, values)
     return Settings(host_label=label, **values)
 
 
@@ -154,6 +166,29 @@ def run_here(found: Settings, section: Mapping[str, Any]) -> Settings:
         host_label=f"{found.host_label} (run on {LOCALHOST})",
         **{name: getattr(machine, name) for name in _MACHINE},
     )
+
+
+def _check_secrets(given: _Layer, values: Mapping[str, Any]) -> None:
+    """Refuse a secret's place that a client names, that is named twice, or that the rest makes unsafe."""
+    for option in OPTIONS.values():
+        if option.server_only and option.is_set(given.values.get(option.name)):
+            wrong = "is read from the server's covalent.conf only"
+            raise _refusal(option.name, given.where, wrong, "move it there")
+    for kind in ("ssh_key_passphrase", "password"):
+        env, file = f"{kind}_env", f"{kind}_file"
+        if values[env] and values[file]:
+            raise ConfigError(f"{env} and {file} are both set; remove one of them.")
+        name = env if values[env] else file
+        if values[name] and values["transport"] == "openssh":
+            raise ConfigError(
+                f'{name} cannot be used with transport = "openssh", because ssh takes no secret from us; '
+                "load the key into a key agent, or remove transport."
+            )
+    if (values["password_env"] or values["password_file"]) and values["host_key_policy"] == "off":
+        raise ConfigError(
+            'a password is not sent to a machine that host_key_policy = "off" leaves unchecked; set '
+            'host_key_policy to "strict" or "accept-new".'
+        )
 
 
 def _own_arguments(
@@ -236,7 +271,7 @@ def _check_variable(name: Any, value: Any, where: str) -> None:
 
 def _checked(option: Option, value: Any, where: str) -> Any:
     """Return the value in its final form, or raise ConfigError."""
-    wrong = f"is {value!r:.80}"
+    wrong = "has a value of another form" if option.server_only else f"is {value!r:.80}"
     if not isinstance(value, TYPES[option.kind]) or isinstance(value, bool) != (option.kind is bool):
         quotes = " in quotes" if option.kind is str else ", without quotes" if isinstance(value, str) else ""
         raise _refusal(option.name, where, wrong, f"write {option.needs}{quotes}")

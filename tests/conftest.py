@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 from support import leftovers
+from support.keys import make_key, sign
 
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.dispatcher import dispatcher as private_dispatcher
@@ -77,6 +78,38 @@ def sshd(short_tmp: Path, nothing_left_running: None) -> Iterator[SSHServer]:
     require_sshd()
     with ssh_server(short_tmp / "ssh", kind="openssh", environment=remote_environment()) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def authority(short_tmp: Path) -> Path:
+    """Return the key that signs host and user certificates."""
+    return make_key(short_tmp / "authority")
+
+
+@pytest.fixture(scope="session")
+def gate(short_tmp: Path, authority: Path, nothing_left_running: None) -> Iterator[SSHServer]:
+    """Return a second sshd: it has a host certificate, and lets in whom the authority has certified."""
+    require_sshd()
+    key = make_key(short_tmp / "certified_host", kind="ecdsa")
+    options = {
+        "HostKey": str(key),
+        "HostCertificate": str(sign(authority, key, "127.0.0.1", "-h")),
+        "TrustedUserCAKeys": f"{authority}.pub",
+        "AuthorizedPrincipalsFile": "none",
+    }
+    with ssh_server(
+        short_tmp / "gate", kind="openssh", options=options, environment=remote_environment()
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a HOME of one's own, with no key agent around."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    (tmp_path / ".ssh").mkdir(mode=0o700)
+    return tmp_path
 
 
 @pytest.fixture(scope="session")

@@ -155,8 +155,36 @@ async def test_a_port_where_nobody_listens(sshd: SSHServer, place: Path) -> None
             machine,
             errors.ConnectError,
             "127.0.0.1: port 1 cannot be reached",
-            "is the machine up, and sshd?",
+            "is the machine up, and sshd? If so, correct hostname or port.",
             "Gave up after 2 attempts",
+        )
+
+
+async def test_a_connection_that_is_dropped_at_login(sshd: SSHServer, place: Path) -> None:
+    """A connection that ends during the login says where to look for the reason."""
+    async with (
+        Proxy(sshd.host, sshd.port) as proxy,
+        direct.machine(
+            sshd, place, **{**through(proxy, sshd, place), "max_connection_attempts": 1}
+        ) as machine,
+    ):
+        proxy.up.cut_after = 1000
+        await refused(
+            machine,
+            errors.ConnectError,
+            "127.0.0.1: the connection was dropped at login (",
+            "the SSH server's log there says why. Is MaxStartups reached",
+        )
+
+
+async def test_a_python_that_is_none(sshd: SSHServer, place: Path) -> None:
+    """A program that is no Python is told by the name of the setting that names it."""
+    async with direct.machine(sshd, place, python_path="/bin/true") as machine:
+        await refused(
+            machine,
+            errors.RemoteEnvError,
+            "our program ended with status 0 before it could serve",
+            "is python_path '/bin/true' a Python?",
         )
 
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "covalent_sshtiming"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
-DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 
 # Classes that only group others, or that no executor raises.
 GROUPS = {"SSHTimingError", "HostKeyError", "TaskError"}
@@ -59,14 +59,20 @@ def machine_names(executor: dict[str, Any]) -> list[str]:
 
 
 def test_there_is_an_example_for_every_way_of_use() -> None:
-    """The README shows the how-to, an instance with arguments, the name, and two covalent.conf."""
+    """The README shows the how-to, an instance with arguments, the name, and covalent.conf for machines."""
     sources = blocks("python")
     assert "timing_filepath=timing_log" in sources[0]
     assert any('@ct.electron(executor="sshtiming")' in source for source in sources)
-    assert [len(toml.loads(text)["executors"]["sshtiming"].get("hosts", {})) for text in blocks("toml")] == [
-        0,
-        3,
-    ]
+    sections = [toml.loads(text)["executors"]["sshtiming"] for text in blocks("toml")]
+    assert [len(section.get("hosts", {})) for section in sections[:2]] == [0, 3]
+
+
+def test_there_is_an_example_for_every_way_in() -> None:
+    """Each setting that concerns the login stands in some covalent.conf of the README's."""
+    shown = {name for text in blocks("toml") for name in re.findall(r"^(\w+) =", text, re.MULTILINE)}
+    names = list(options.OPTIONS)
+    ways = names[names.index("hostname") : names.index("timing_filepath")]
+    assert set(ways) - shown == {"password_env", "known_hosts_file"}  # like their neighbours
 
 
 @pytest.mark.parametrize("source", blocks("python"), ids=range(len(blocks("python"))))

@@ -353,7 +353,9 @@ def test_no_hostname() -> None:
     )
 
 
-@pytest.mark.parametrize("hostname", ["-oProxyCommand=x", "ada@m", "a b", "m/x", "\t"])
+@pytest.mark.parametrize(
+    "hostname", ["-oProxyCommand=x", "ada@m", "a b", "m/x", "\t", "m;x", "$(x)", "`x`", "a|b"]
+)
 def test_a_hostname_that_is_none_is_refused(hostname: str) -> None:
     """An option in disguise, a user, a space or a path is no host name, whoever gives it."""
     fix = "write a name, an address or an alias of ~/.ssh/config; a user goes into username."
@@ -571,6 +573,96 @@ def test_the_default_log_follows_xdg_data_home(tmp_path: Path, monkeypatch: pyte
     assert settings.default_timing_log() == tmp_path / "covalent-sshtiming/timing.log"
 
 
+# ---------------------------------------------------------------- ways in
+
+SECRETS = [name for name, option in OPTIONS.items() if option.server_only]
+
+
+def test_the_places_of_secrets_are_four() -> None:
+    """No setting is a secret; four of them say where one is."""
+    assert SECRETS == ["ssh_key_passphrase_env", "ssh_key_passphrase_file", "password_env", "password_file"]
+
+
+@pytest.mark.parametrize("name", SECRETS)
+def test_who_sends_a_workflow_does_not_choose_a_secret(name: str) -> None:
+    """An argument could have any variable or file of the server's sent to any machine; so it is refused."""
+    value = "/some/file" if name.endswith("file") else "SOME_VARIABLE"
+    assert refusal({"hostname": "m", name: value}) == (
+        f"{name} ({ARGUMENT}) is read from the server's covalent.conf only; move it there."
+    )
+    assert vars(resolve({"hostname": "m"}, {name: value}))[name] == value
+    section = {"hostname": "m", name: value}
+    assert vars(resolve({**section, "hosts": {}}, section))[name] == value  # as Covalent builds it by name
+
+
+@pytest.mark.parametrize("name", SECRETS)
+@pytest.mark.parametrize("secret", ["correct horse", "hunter2!", 42])
+def test_a_secret_in_the_place_of_its_name_is_not_shown(name: str, secret: object) -> None:
+    """Whoever writes the secret itself into covalent.conf reads what to write, and not the secret."""
+    text = refusal({"hostname": "m"}, {name: secret})
+    assert text.startswith(f"{name} ({SECTION}) has a value of another form; write ")
+    assert str(secret) not in text
+
+
+def test_secrets_are_not_in_the_text_of_settings() -> None:
+    """Not even where a secret is appears in a log of settings."""
+    assert "VARIABLE" not in repr(resolve({"hostname": "m"}, {"password_env": "VARIABLE"}))
+
+
+@pytest.mark.parametrize(
+    ("section", "sentence"),
+    [
+        (
+            {"password_env": "A", "password_file": "/b"},
+            "password_env and password_file are both set; remove one of them.",
+        ),
+        (
+            {"password_file": "/b", "host_key_policy": "off"},
+            (
+                'a password is not sent to a machine that host_key_policy = "off" leaves unchecked; set '
+                'host_key_policy to "strict" or "accept-new".'
+            ),
+        ),
+        (
+            {"ssh_key_passphrase_env": "A", "transport": "openssh"},
+            (
+                'ssh_key_passphrase_env cannot be used with transport = "openssh", because ssh takes no '
+                "secret from us; load the key into a key agent, or remove transport."
+            ),
+        ),
+        (
+            {"host_key_policy": "no"},
+            f'host_key_policy ({SECTION}) is \'no\'; write one of "strict", "accept-new", "off".',
+        ),
+        (
+            {"transport": "ssh"},
+            f'transport ({SECTION}) is \'ssh\'; write one of "asyncssh", "openssh".',
+        ),
+    ],
+)
+def test_ways_in_that_do_not_go_together(section: dict[str, Any], sentence: str) -> None:
+    """What contradicts itself, or would be unsafe, is refused before anything is sent."""
+    assert refusal({"hostname": "m"}, section) == sentence
+
+
+@pytest.mark.parametrize("jump", ["bastion", "ada@bastion:2222", "a, b@c", "[::1]:22", "none"])
+def test_jump_hosts(jump: str) -> None:
+    """Jump hosts are written as ssh -J takes them."""
+    assert resolve({"hostname": "m", "proxy_jump": jump}, {}).proxy_jump == jump.replace(" ", "")
+
+
+@pytest.mark.parametrize("jump", ["-J", "a b", "a:x", "a;b", "u@", "a,,b", "$(x)@a", "ssh://a"])
+def test_what_is_no_jump_host_is_refused(jump: str) -> None:
+    """An option in disguise or a shell's signs are no jump host."""
+    assert "write [user@]host[:port]" in refusal({"hostname": "m", "proxy_jump": jump})
+
+
+@pytest.mark.parametrize("user", ["-l", "a b", "a;b", "$(x)", "`x`"])
+def test_what_is_no_user_is_refused(user: str) -> None:
+    """A user name stands in commands of the ssh configuration, so it has no sign of a shell's."""
+    assert "write a user name" in refusal({"hostname": "m", "username": user})
+
+
 # ---------------------------------------------------------------- covalent.conf
 
 
@@ -592,20 +684,31 @@ def test_the_section_is_read_from_covalents_file(tmp_path: Path, monkeypatch: py
     assert list(section["hosts"]) == ["laptop", "big.example.org", "cluster"]
 
 
-@pytest.mark.parametrize("content", [b"a = ", b"\xff\xfe", b".="])
-def test_a_broken_file_is_named(content: bytes, tmp_path: Path) -> None:
-    """A covalent.conf that cannot be parsed is an error with its path, never a traceback."""
+_TOML = "; write `name = value` there, with text in double quotes, or restore the file."
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"a = ", "line 1 is not TOML" + _TOML),
+        (b"[dispatcher]\nport = 1\nkey = ~/secret\n", "line 3 is not TOML" + _TOML),
+        (b"[executors\n", "line 1 is not TOML" + _TOML),
+        (b".=", "it is not TOML" + _TOML),
+        (b"\xff\xfe", "byte 0 is not UTF-8; save the file in that encoding."),
+    ],
+)
+def test_a_broken_file_is_named(content: bytes, told: str, tmp_path: Path) -> None:
+    """A covalent.conf that cannot be parsed is an error with path and line, and no value of the line's."""
     path = tmp_path / "covalent.conf"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
         settings.load_section(path)
-    assert str(caught.value).startswith(f"{path} cannot be read: ")
-    assert str(caught.value).endswith("; correct the file or its permissions.")
+    assert str(caught.value) == f"{path} cannot be read: {told}"
 
 
 def test_a_directory_in_its_place_is_named(tmp_path: Path) -> None:
     """What the system refuses to read is reported the same way."""
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"cannot be read: .*; correct the file or its permissions\.$"):
         settings.load_section(tmp_path)
 
 

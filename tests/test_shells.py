@@ -217,5 +217,6 @@ async def test_shell_that_runs_no_commands_is_an_error(account: Account, machine
     ran = await machine.run(print)
     assert str(ran.error) == (
         "127.0.0.1: our program ended with status 1 before it could serve (it printed: This account is "
-        "currently not available.). Does the login shell run commands, and can it run Python?"
+        "currently not available.). Does the login shell run commands, and is python_path "
+        f"{sys.executable!r} a Python?"
     )

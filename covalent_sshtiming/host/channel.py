@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import asyncssh
@@ -12,6 +13,7 @@ from covalent_sshtiming.host.streams import Receiver
 WINDOW = 4 << 20  # bytes that may be under way to us before we take them
 PACKET = 128 * 1024
 DISCONNECT_SECONDS = 5.0
+CARRIER = "carrier"  # a connection's extra info: the jump host's connection, or the ProxyCommand, below it
 
 
 class _Session(asyncssh.SSHClientSession[bytes]):
@@ -55,14 +57,19 @@ class SSHStreams:
 
     async def close(self, politely: bool = True) -> None:
         """Close the connection; by force if it is known to be dead, or if the other end does not answer."""
-        if not politely:
+        if politely:
+            self._connection.close()
+            try:
+                await asyncio.wait_for(self._connection.wait_closed(), DISCONNECT_SECONDS)
+            except asyncio.TimeoutError:
+                self._connection.abort()
+        else:
             self._connection.abort()
-            return
-        self._connection.close()
-        try:
-            await asyncio.wait_for(self._connection.wait_closed(), DISCONNECT_SECONDS)
-        except asyncio.TimeoutError:
-            self._connection.abort()
+        carrier = self._connection.get_extra_info(CARRIER)
+        while carrier is not None:  # jump hosts and a ProxyCommand, which go with what they carry
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(carrier.wait_closed(), DISCONNECT_SECONDS)
+            carrier = carrier.get_extra_info(CARRIER)
 
 
 async def open_channel(

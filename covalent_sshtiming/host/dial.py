@@ -1,130 +1,155 @@
-"""Dial: one SSH connection to a target, or one of our errors that says why not.
+"""Dial: one SSH connection to a target, through its jump hosts, or one of our errors that says why not.
 
-Owns the translation of everything that can go wrong between a name and an authenticated
-connection. Retrying is `host`'s business; here each error only says whether it is worth it.
+Owns the order of a login: configuration, host keys on record, what to log in with, jump hosts (each of
+them a login of its own, with its own host key), then the handshake. Retrying is `host`'s business.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import Callable
 from typing import Any
 
 import asyncssh
 
-from covalent_sshtiming.errors import AuthError, ConfigError, ConnectError, ServerBusy, SSHTimingError
-from covalent_sshtiming.host import trust
-from covalent_sshtiming.host.bootstrap import printable
-from covalent_sshtiming.host.target import Target, config_files, ssh_options
+from covalent_sshtiming.errors import ConfigError, SSHTimingError
+from covalent_sshtiming.host import causes, keys, knownhosts, proxycommand, sshconfig, trust
+from covalent_sshtiming.host.channel import CARRIER
+from covalent_sshtiming.host.proxycommand import ProxyCommand
+from covalent_sshtiming.host.sshconfig import Way
+from covalent_sshtiming.host.target import Target
+
+KEEPALIVE_SECONDS = 15
+KEEPALIVE_COUNT = 3
+LOGIN_SECONDS = 30
+JUMPS_MAX = 8
 
 
 async def dial(target: Target) -> asyncssh.SSHClientConnection:
     """Connect and authenticate; raises ConnectError, AuthError, HostKeyError or ConfigError."""
-    options = await asyncio.to_thread(ssh_options, target)
-    verifier: trust.Verifier | None = None
+    return await _dial(target, None, 0)
+
+
+async def _dial(
+    target: Target, via: asyncssh.SSHClientConnection | None, jumps: int
+) -> asyncssh.SSHClientConnection:
+    if jumps > JUMPS_MAX:
+        raise ConfigError(
+            f"{target}: over {JUMPS_MAX} jump hosts; does ProxyJump in ~/.ssh/config, or proxy_jump, lead in "
+            "a circle? End it with `ProxyJump none` for one of them."
+        )
+    way = await asyncio.to_thread(sshconfig.resolve, target)
+    nearer = None
     try:
-        configured = await asyncssh.SSHClientConnectionOptions.construct(
-            host=target.hostname, config=config_files()
-        )
-        files = await asyncio.to_thread(trust.known_hosts_files, target, configured.known_hosts)
-        verifier = trust.Verifier(target, await asyncio.to_thread(trust.read, files))
-        client = verifier
-        return await asyncssh.connect(
-            target.hostname, client_factory=lambda: client, known_hosts=client.known_hosts, **options
-        )
-    except SSHTimingError:
+        if via is None:
+            for jump in way.jumps:
+                nearer = target.by_way_of(jump.hostname, jump.port, jump.username)
+                via = await _dial(nearer, via, jumps + 1)
+        return await _Login(target, way, via, nearer).through()
+    except BaseException:
+        if via is not None:
+            via.abort()
         raise
-    except Exception as error:  # translated below, or raised again as it is
-        translated = (verifier and verifier.verdict) or translate(target, error)
-        if translated is None:
+
+
+class _Login:
+    """The login to one machine, over `via` where there is one, which `nearer` names."""
+
+    def __init__(
+        self, target: Target, way: Way, via: asyncssh.SSHClientConnection | None, nearer: Target | None
+    ) -> None:
+        self._target = target
+        self._way = way
+        self._via = via
+        self._nearer = nearer
+        self._proxy: ProxyCommand | None = None
+
+    async def through(self) -> asyncssh.SSHClientConnection:
+        """Log in."""
+        target, way = self._target, self._way
+        known = await asyncio.to_thread(self._known)
+        judge = trust.Judge(target, way, known)
+        ring = await keys.gather(target, way)
+        client = trust.Client(judge, ring.pairs, ring.password)
+        try:
+            connection = await self._connect(judge, client)
+        except Exception as error:  # worded here, or raised again as it is
+            reason = judge.verdict or client.failure or await self._reason(judge, ring, error)
+            if reason is None:
+                raise
+            raise reason from error
+        finally:
+            ring.close()
+        try:
+            await judge.settle()  # for a server that let us in without asking for anything
+        except BaseException:
+            connection.abort()
             raise
-        raise translated from error
+        return connection
 
+    def _known(self) -> knownhosts.Known:
+        try:
+            return knownhosts.look_up(self._way.known_hosts, self._way.name)
+        except OSError as error:
+            raise ConfigError(
+                f"{self._target}: {error.filename} cannot be read ({error.strerror}); correct its "
+                "permissions, or set known_hosts_file to another one."
+            ) from error
 
-def translate(target: Target, error: BaseException) -> SSHTimingError | None:
-    """Return our error for one of the SSH library or the system; None for one that is nobody's but ours."""
-    for kinds, translate in _TRANSLATIONS:
-        if isinstance(error, kinds):
-            return translate(target, error)
-    return None
+    async def _connect(self, judge: trust.Judge, client: trust.Client) -> asyncssh.SSHClientConnection:
+        way, via = self._way, self._via
+        options = self._options(judge)
+        if way.proxy_command and via is None:
+            self._proxy = await proxycommand.start(way.proxy_command)
+            options["sock"] = self._proxy.sock
+        try:
+            connection = await asyncssh.connect(
+                self._target.hostname, tunnel=via, client_factory=lambda: client, **options
+            )
+        except BaseException:
+            if self._proxy is not None:
+                await self._proxy.wait_closed()
+            raise
+        connection.set_tunnel(via or self._proxy)  # it goes when the connection goes
+        connection.set_extra_info(**{CARRIER: via or self._proxy})
+        return connection
 
+    def _options(self, judge: trust.Judge) -> dict[str, Any]:
+        """Return asyncssh's arguments; what is not among them it takes from the ssh configuration."""
+        way, target = self._way, self._target
+        base = asyncssh.SSHClientConnectionOptions(config=None, host=target.hostname, client_keys=None)
+        base.config = way.config
+        options = {
+            "options": base,
+            "config": (),  # which means: the one in `options`
+            "port": way.port,
+            "username": way.username,
+            "known_hosts": judge.known_hosts,
+            "client_keys": None,  # the client hands them out itself, when the host key is settled
+            "client_certs": None,
+            "agent_path": None,
+            "proxy_command": None,
+            "connect_timeout": target.connect_timeout,
+            "login_timeout": LOGIN_SECONDS,
+            "keepalive_interval": KEEPALIVE_SECONDS,
+            "keepalive_count_max": KEEPALIVE_COUNT,
+            "request_pty": False,
+            "x11_forwarding": False,
+            "agent_forwarding": False,
+        }
+        if way.config.get("HostKeyAlgorithms") is None:
+            options["server_host_key_algs"] = judge.algorithms
+        return options
 
-def _refused_login(target: Target, error: Exception) -> SSHTimingError:
-    user = f"as {target.username}" if target.username else "as the user of your ssh config"
-    tried = f"the key {target.key_file}" if target.key_file else "the keys of your ssh config and key agent"
-    return AuthError(
-        f"{target}: the login {user} with {tried} was refused ({printable(str(error))}). Set username and "
-        "ssh_key_file, or add the public key to ~/.ssh/authorized_keys there."
-    )
-
-
-def _bad_key(target: Target, error: Exception) -> SSHTimingError:
-    return AuthError(
-        f"{target}: the key {target.key_file or 'of your ssh config'} cannot be used "
-        f"({printable(str(error))}). Load an encrypted key into a key agent and leave ssh_key_file empty, "
-        "or set another one."
-    )
-
-
-def _bad_config(target: Target, error: Exception) -> SSHTimingError:
-    return ConfigError(
-        f"{target}: the ssh configuration cannot be read ({printable(str(error))}); correct it."
-    )
-
-
-def _unresolved(target: Target, error: Exception) -> SSHTimingError:
-    text = f"{target}: the name does not resolve"
-    if getattr(error, "errno", None) == socket.EAI_AGAIN:
-        return ConnectError(f"{text} just now; is the network up?")
-    failure = ConnectError(f"{text}; correct hostname, or give it an address in ~/.ssh/config.")
-    failure.retriable = False
-    return failure
-
-
-def _timed_out(target: Target, _: Exception) -> SSHTimingError:
-    return ConnectError(
-        f"{target}: no SSH handshake within {target.connect_timeout:g} s; is it up, and is port "
-        f"{target.port or 22} open to this machine?"
-    )
-
-
-def _busy(target: Target, error: Exception) -> SSHTimingError:
-    return ServerBusy(
-        f"{target}: its SSH server has no room for another session ({printable(str(error))}); "
-        "raise MaxSessions or MaxStartups there, or lower the load."
-    )
-
-
-def _dropped(target: Target, error: Exception) -> SSHTimingError:
-    return ConnectError(f"{target}: the connection was dropped at login ({printable(str(error))}).")
-
-
-def _unusable(target: Target, error: Exception) -> SSHTimingError:
-    failure = ConnectError(
-        f"{target}: no SSH session could be agreed on ({printable(str(error))}); is that an SSH server?"
-    )
-    failure.retriable = False
-    return failure
-
-
-def _unreachable(target: Target, error: Exception) -> SSHTimingError:
-    port = target.port or 22
-    return ConnectError(
-        f"{target}: port {port} cannot be reached ({printable(str(error))}); is the machine up, and sshd?"
-    )
-
-
-_Translation = tuple[tuple[type[Exception], ...], Callable[[Target, Any], SSHTimingError]]
-# The first match counts, so what is narrower comes first: a time-out and a failed lookup are OSErrors too.
-_TRANSLATIONS: list[_Translation] = [
-    ((asyncssh.PermissionDenied,), _refused_login),
-    ((asyncssh.KeyImportError, asyncssh.KeyEncryptionError), _bad_key),
-    ((asyncssh.ConfigParseError,), _bad_config),
-    ((asyncssh.ChannelOpenError,), _busy),
-    ((asyncssh.ConnectionLost,), _dropped),
-    ((asyncssh.DisconnectError,), _unusable),
-    ((socket.gaierror,), _unresolved),
-    ((TimeoutError, asyncio.TimeoutError), _timed_out),
-    ((OSError,), _unreachable),
-]
+    async def _reason(self, judge: trust.Judge, ring: keys.Ring, error: Exception) -> SSHTimingError | None:
+        """Return our error for one of asyncssh's; None for one that is nobody's but ours."""
+        if isinstance(error, SSHTimingError):
+            return error
+        if isinstance(error, asyncssh.HostKeyNotVerifiable):
+            return judge.refused(str(error))
+        if isinstance(error, asyncssh.PermissionDenied) or causes.TOO_MANY in str(error):
+            return causes.refused_login(self._target, self._way.username, ring, error)
+        if isinstance(error, asyncssh.ChannelOpenError) and self._nearer is not None:
+            return causes.no_way_on(self._nearer, self._target, error)
+        if self._proxy is not None and isinstance(error, (asyncssh.ConnectionLost, OSError)):
+            return causes.proxy_failed(self._target, self._proxy.said)
+        return causes.translate(self._target, error)

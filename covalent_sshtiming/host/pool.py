@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from covalent_sshtiming.host import process
 from covalent_sshtiming.host.host import Host
-from covalent_sshtiming.host.target import Target
+from covalent_sshtiming.host.target import OPENSSH, Target
 
 if TYPE_CHECKING:
     from covalent_sshtiming.host.streams import Receiver, Streams
@@ -22,16 +22,18 @@ _hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Target, Host]]
 
 
 async def open_ssh(target: Target, command: str, receiver: Receiver) -> Streams:
-    """Connect to a target over SSH and start `command` there."""
+    """Log in to a target, by asyncssh or by the system's `ssh`, and start `command` there."""
     # Here and not above: `import covalent` loads our plugin, and need not pay for asyncssh.
-    from covalent_sshtiming.host import channel, dial
+    from covalent_sshtiming.host import causes, channel, dial, openssh
 
+    if target.transport == OPENSSH:
+        return await openssh.open_openssh(target, command, receiver)
     connection = await dial.dial(target)
     try:
         return await channel.open_channel(connection, command, receiver)
     except BaseException as error:
         connection.abort()
-        translated = dial.translate(target, error)
+        translated = causes.translate(target, error)
         if translated is None:
             raise
         raise translated from error

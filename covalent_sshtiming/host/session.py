@@ -183,9 +183,12 @@ class Session:
             return _no_python(target, said)
         if status is None:
             return ConnectError(f"{target}: the connection was lost while our program started.")
+        runs = (
+            f"is python_path {target.python_path!r} a Python" if target.python_path else "can it run Python"
+        )
         return RemoteEnvError(
             f"{target}: our program ended with status {status} before it could serve{self._heard_text()}. "
-            "Does the login shell run commands, and can it run Python?"
+            f"Does the login shell run commands, and {runs}?"
         )
 
     # ---- writing

@@ -1,0 +1,79 @@
+"""The forms that a text may have in a setting: a host, a user, a path, one of a few words.
+
+Each check returns the text in its final form, or raises ValueError with what to write instead. Host and
+user names are held free of a shell's signs, because an ssh configuration may hand them to one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+# What a ProxyCommand or a `Match exec` in an ssh configuration would hand to a shell with the name.
+_SHELL = "'`\"$\\\\;&<>|(){}*?#!~"
+
+
+def host_name(value: str) -> str:
+    """Check a name, address or alias of a machine."""
+    if not re.fullmatch(rf"[^\s@/{_SHELL}-][^\s@/{_SHELL}]*", value):
+        raise ValueError("write a name, an address or an alias of ~/.ssh/config; a user goes into username")
+    return value
+
+
+def user_name(value: str) -> str:
+    """Check the name of a user there."""
+    if not re.fullmatch(rf"[^\s{_SHELL}-][^\s{_SHELL}]*", value):
+        raise ValueError("write a user name: no space, no quote, none of a shell's signs, no - in front")
+    return value
+
+
+def jump_hosts(value: str) -> str:
+    """Check a chain of jump hosts, as `ssh -J` takes it."""
+    for hop in value.split(","):
+        user, _, rest = hop.strip().rpartition("@")
+        found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:]*))(?::([0-9]{1,5}))?", rest)
+        try:
+            if not found:
+                raise ValueError
+            host_name(found[1] or found[2] or "")
+            user_name(user or "nobody")
+        except ValueError:
+            fix = "write [user@]host[:port], several of them with commas between, the nearest one first"
+            raise ValueError(fix) from None
+    return ",".join(hop.strip() for hop in value.split(","))
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """Return a check for one of a few words."""
+
+    def check(value: str) -> str:
+        if value not in words:
+            raise ValueError("write one of " + ", ".join(json.dumps(word) for word in words))
+        return value
+
+    return check
+
+
+def variable(value: str) -> str:
+    """Check the name of an environment variable, where somebody might write its value."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("write the name of an environment variable of the server's, not the secret itself")
+    return value
+
+
+def agent_socket(value: str) -> str:
+    """Check the path of a key agent's socket, or `none`."""
+    return value if value == "none" else local_path(value)
+
+
+def local_path(value: str) -> str:
+    """Return a path on the server's machine in its absolute form."""
+    try:
+        path = Path(value).expanduser()
+    except RuntimeError:  # "~somebody" where there is no such user
+        path = Path(value)
+    if not path.is_absolute():
+        raise ValueError("write an absolute path, or one that begins with ~/")
+    return str(path)

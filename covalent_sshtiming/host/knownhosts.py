@@ -1,0 +1,102 @@
+"""The known_hosts files: what they say of one name, and how a new key gets into them.
+
+Matches by name only and not by address, as OpenSSH does: a key that is known for an address would
+otherwise be good for any name that a forged answer of the DNS leads there.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hmac
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncssh
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is on record for one name.
+
+    `keys` stand under the very name, with its port if that is not 22; `portless` under the host alone.
+    Those are as good to trust, but another key there is no change: a second server may have its own.
+    """
+
+    keys: Sequence[asyncssh.SSHKey]
+    portless: Sequence[asyncssh.SSHKey]
+    authorities: Sequence[asyncssh.SSHKey]
+    revoked: Sequence[asyncssh.SSHKey]
+
+    @property
+    def trusted(self) -> list[asyncssh.SSHKey]:
+        """Return the keys that are good."""
+        return [key for key in (*self.keys, *self.portless) if key not in self.revoked]
+
+
+def look_up(files: Sequence[Path], name: str) -> Known:
+    """Return what is on record for a name, "host" or "[host]:port"; reads the files.
+
+    A line that makes no sense is passed over, as OpenSSH does.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    hosts = asyncssh.SSHKnownHosts()
+    for path in files:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                hosts.load(line)
+    keys, authorities, revoked = hosts.match(name, "", None)[:3]
+    if not name.startswith("["):
+        return Known(keys, [], authorities, revoked)
+    portless, more_authorities, more_revoked = hosts.match(name[1:].rpartition("]")[0], "", None)[:3]
+    return Known(keys, portless, [*authorities, *more_authorities], [*revoked, *more_revoked])
+
+
+def record(path: Path, name: str, key: asyncssh.SSHKey, hashed: bool) -> Known:
+    """Append a key under a name, unless one is there by now; return what is on record then.
+
+    Several processes may do this at once: whoever comes second finds the first one's line.
+
+    Raises:
+        OSError: the file cannot be written, or is none.
+    """
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    with _locked(path) as file:
+        known = look_up([path], name)
+        if known.keys:
+            return known
+        end = os.lseek(file, 0, os.SEEK_END)
+        torn = end > 0 and os.pread(file, 1, end - 1) != b"\n"
+        line = f"{_hashed(name) if hashed else name} {_public(key)}\n".encode()
+        os.write(file, b"\n" + line if torn else line)
+        return Known([key], known.portless, known.authorities, known.revoked)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """Open a file for appending and lock it; a file system without locks has to do without."""
+    file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            raise OSError(0, "it is no regular file, and would forget the key", str(path))
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _hashed(name: str) -> str:
+    salt = os.urandom(20)
+    digest = hmac.new(salt, name.encode(), "sha1").digest()
+    return "|1|" + "|".join(base64.b64encode(part).decode() for part in (salt, digest))
+
+
+def _public(key: asyncssh.SSHKey) -> str:
+    return b" ".join(key.export_public_key("openssh").split()[:2]).decode()

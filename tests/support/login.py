@@ -1,0 +1,88 @@
+"""Logging in as covalent.conf says, and what a test of that needs: keys, certificates, a command's end."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from covalent_sshtiming import errors, settings
+from covalent_sshtiming.demo.sshserver import SSHServer
+from covalent_sshtiming.host import pool
+from covalent_sshtiming.plugin import _target
+from support import direct  # noqa: F401 - imports Covalent under a configuration of its own
+from support.keys import fingerprint
+
+target_of = functools.partial(_target, local=False)  # a Target from settings, as the executor makes one
+SECRET = "correct horse"  # noqa: S105 - opens keys that a test makes
+
+
+class Listener:
+    """A receiver that keeps what it hears, up to the end."""
+
+    def __init__(self) -> None:
+        self.output = b""
+        self.errors = b""
+        self.status: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
+
+    def received(self, data: bytes) -> None:
+        """Keep stdout."""
+        self.output += data
+
+    def complained(self, data: bytes) -> None:
+        """Keep stderr."""
+        self.errors += data
+
+    def writable(self, free: bool) -> None:
+        """Nothing is written here."""
+
+    def lost(self, status: int | None) -> None:
+        """Keep the end."""
+        if not self.status.done():
+            self.status.set_result(status)
+
+
+def shown_by(server: SSHServer) -> str:
+    """Return the fingerprint of a server's plain host key."""
+    return fingerprint(server.key_file.with_name("host_key"))
+
+
+def known_file(home: Path) -> str:
+    """Return the place of a test's own known_hosts file."""
+    return str(home / "known")
+
+
+def reaching(server: SSHServer, **more: Any) -> dict[str, Any]:
+    """Return the covalent.conf section that reaches a server; None takes a setting away."""
+    section = {"hostname": server.host, **server.settings(), "connect_timeout": 10, **more}
+    return {name: value for name, value in section.items() if value is not None}
+
+
+async def enter(section: Mapping[str, Any]) -> str:
+    """Log in as a section of covalent.conf says, run a command there, and return what it printed."""
+    target = target_of(settings.resolve({}, section), "3.11")
+    listener = Listener()
+    streams = await pool.open_ssh(target, "echo in; echo complaint >&2; exit 3", listener)
+    status = await asyncio.wait_for(listener.status, 10)
+    await streams.close()
+    assert (status, listener.errors) == (3, b"complaint\n")
+    return listener.output.decode().strip()
+
+
+async def refusal(section: Mapping[str, Any], kind: type[errors.SSHTimingError]) -> str:
+    """Return the sentence with which a login fails, which has to be of this class."""
+    with pytest.raises(errors.SSHTimingError) as caught:
+        await asyncio.wait_for(enter(section), 30)
+    assert type(caught.value) is kind, repr(caught.value)
+    assert SECRET not in str(caught.value)
+    return str(caught.value)
+
+
+def authorize(server: SSHServer, other: SSHServer) -> None:
+    """Let the user of another server in by the same key."""
+    file = server.key_file.with_name("authorized_keys")
+    file.write_text(file.read_text() + other.key_file.with_suffix(".pub").read_text())

@@ -1,0 +1,369 @@
+"""Ways in: keys, passphrases, agents, certificates, passwords, jump hosts, the ssh configuration.
+
+Against real sshds, with a HOME of one's own. Only the password's server is asyncssh's: sshd would need an
+account whose password is known.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import pytest
+from support.keys import keygen, make_key, public, sign
+from support.login import SECRET, authorize, enter, known_file, reaching, refusal, target_of
+
+from covalent_sshtiming import errors, settings
+from covalent_sshtiming.demo.sshserver import SSHServer
+from covalent_sshtiming.host import dial
+
+RELAY = """
+import os, socket, sys, threading
+sys.stderr.write("relay says hello\\n"); sys.stderr.flush()
+peer = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+def back():
+    while data := peer.recv(65536):
+        os.write(1, data)
+    os._exit(0)
+threading.Thread(target=back, daemon=True).start()
+while data := os.read(0, 65536):
+    peer.sendall(data)
+"""
+
+
+@contextmanager
+def key_agent(directory: Path, *keys: Path) -> Iterator[Path]:
+    """Run an ssh-agent that holds these keys; yields its socket."""
+    path = directory / "agent.sock"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.DEVNULL)
+    try:
+        while not path.exists():
+            assert agent.poll() is None
+        for key in keys:
+            env = {**os.environ, "SSH_AUTH_SOCK": str(path)}
+            subprocess.run(["ssh-add", "-q", key], env=env, check=True, timeout=20)
+        yield path
+    finally:
+        agent.terminate()
+        agent.wait(10)
+
+
+# ---- keys, agents, certificates, passwords
+
+
+@pytest.fixture
+def locked(home: Path, sshd: SSHServer) -> Path:
+    """Return the server's user key, encrypted."""
+    path = home / "locked"
+    path.write_bytes(sshd.key_file.read_bytes())
+    path.chmod(0o600)
+    assert keygen("-q", "-p", "-P", "", "-N", SECRET, "-f", path) == 0
+    return path
+
+
+async def test_an_encrypted_key_needs_its_passphrase(home: Path, sshd: SSHServer, locked: Path) -> None:
+    """Without one the sentence names the agent and both settings."""
+    text = await refusal(reaching(sshd, ssh_key_file=str(locked)), errors.AuthError)
+    assert f"the key {locked} is encrypted, and no key agent has it. Run `ssh-add {locked}`" in text
+    assert "ssh_key_passphrase_env or ssh_key_passphrase_file in covalent.conf" in text
+
+
+async def test_a_passphrase_from_the_environment(
+    home: Path, sshd: SSHServer, locked: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The variable that covalent.conf names opens the key; unset and wrong are told without it."""
+    section = reaching(sshd, ssh_key_file=str(locked)) | {"ssh_key_passphrase_env": "SST_PASSPHRASE"}
+    text = await refusal(section, errors.ConfigError)
+    assert "the environment variable that ssh_key_passphrase_env names is empty, or is not set" in text
+    monkeypatch.setenv("SST_PASSPHRASE", SECRET)
+    assert await enter(section) == "in"
+    monkeypatch.setenv("SST_PASSPHRASE", "wrong pony")
+    text = await refusal(section, errors.AuthError)
+    assert f"the passphrase does not open the key {locked}; correct what ssh_key_passphrase_env" in text
+    assert "pony" not in text
+
+
+async def test_a_passphrase_from_a_file(home: Path, sshd: SSHServer, locked: Path) -> None:
+    """A file of mode 0600 opens the key; one that others can read, is absent or is empty is refused."""
+    file = home / "passphrase"
+    section = reaching(sshd, ssh_key_file=str(locked), ssh_key_passphrase_file=str(file))
+    assert "cannot be read (No such file" in await refusal(section, errors.ConfigError)
+    file.write_text(f"{SECRET}\n")
+    file.chmod(0o640)
+    text = await refusal(section, errors.ConfigError)
+    assert f"run `chmod 600 {file}`" in text
+    assert "ssh_key_passphrase_file" in text
+    file.chmod(0o600)
+    assert await enter(section) == "in"
+    file.write_text("\n")
+    assert "is empty" in await refusal(section, errors.ConfigError)
+
+
+async def test_an_encrypted_key_that_the_agent_has(home: Path, sshd: SSHServer, locked: Path) -> None:
+    """A named key that is encrypted is taken from the agent, and no other key of the agent's."""
+    others = [make_key(home / f"other{i}") for i in range(7)]
+    with key_agent(home, *others, sshd.key_file) as socket:
+        assert await enter(reaching(sshd, ssh_key_file=str(locked), identity_agent=str(socket))) == "in"
+
+
+async def test_the_agents_keys_and_identities_only(home: Path, sshd: SSHServer) -> None:
+    """An agent with too many keys fails at MaxAuthTries; IdentitiesOnly leaves the one that counts."""
+    others = [make_key(home / f"other{i}") for i in range(7)]
+    section = reaching(sshd, ssh_key_file=None)
+    with key_agent(home, *others, sshd.key_file) as socket:
+        (home / ".ssh/config").write_text(f"IdentityAgent {socket}\n")
+        text = await refusal(section, errors.AuthError)
+        assert "Too many authentication failures" in text
+        assert "set IdentitiesOnly" in text
+        (home / ".ssh/id_work.pub").write_text(sshd.key_file.with_suffix(".pub").read_text())
+        (home / ".ssh/config").write_text(
+            f"IdentityAgent {socket}\nIdentitiesOnly yes\nIdentityFile ~/.ssh/id_work.pub\n"
+        )
+        assert await enter(section) == "in"
+        # Also where the key's own file is there, but encrypted, so that only its public half can be read.
+        key = home / ".ssh/id_private"
+        key.write_bytes(sshd.key_file.read_bytes())
+        key.chmod(0o600)
+        assert keygen("-q", "-p", "-P", "", "-N", SECRET, "-f", key) == 0
+        (home / ".ssh/config").write_text(
+            f"IdentityAgent {socket}\nIdentitiesOnly yes\nIdentityFile ~/.ssh/id_private\n"
+        )
+        assert await enter(section) == "in"
+
+
+async def test_a_key_agent_that_is_gone_is_named(
+    home: Path, sshd: SSHServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A socket that leads nowhere is named with the setting or variable that says so."""
+    gone = home / "gone.sock"
+    text = await refusal(reaching(sshd, ssh_key_file=None, identity_agent=str(gone)), errors.AuthError)
+    assert f"the key agent at {gone} (identity_agent) cannot be reached (" in text
+    assert "start it, or correct identity_agent" in text
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(gone))
+    text = await refusal(reaching(sshd, ssh_key_file=None), errors.AuthError)
+    assert "with no key at all was refused" in text
+    assert f"the key agent at {gone} (SSH_AUTH_SOCK) cannot be reached" in text
+    # A key file is enough without the agent.
+    assert await enter(reaching(sshd)) == "in"
+
+
+async def test_a_public_key_is_no_private_key(home: Path, sshd: SSHServer) -> None:
+    """A public key as ssh_key_file is told as such, with the private one beside it."""
+    public = f"{sshd.key_file}.pub"
+    text = await refusal(reaching(sshd, ssh_key_file=public), errors.AuthError)
+    assert f"{public} is a public key, or no key at all, and no key agent has its private half" in text
+    assert f"Set ssh_key_file to the private key, {sshd.key_file}." in text
+    with key_agent(home, sshd.key_file) as socket:
+        assert await enter(reaching(sshd, ssh_key_file=public, identity_agent=str(socket))) == "in"
+
+
+@pytest.mark.parametrize("source", ["setting", "ssh config", "beside the key", "agent"])
+async def test_a_user_certificate_opens_the_door(
+    home: Path, gate: SSHServer, authority: Path, source: str
+) -> None:
+    """A key that the machine does not know is let in with its certificate, wherever that is named."""
+    key = make_key(home / "certified")
+    assert "was refused" in await refusal(reaching(gate, ssh_key_file=str(key)), errors.AuthError)
+    certificate = sign(authority, key, gate.username)
+    if source == "beside the key":
+        assert await enter(reaching(gate, ssh_key_file=str(key))) == "in"
+        return
+    certificate = certificate.rename(home / "elsewhere.pub")
+    if source == "setting":
+        section = reaching(gate, ssh_key_file=str(key), ssh_certificate_file=str(certificate))
+        assert await enter(section) == "in"
+    elif source == "ssh config":
+        (home / ".ssh/config").write_text("IdentityFile ~/certified\nCertificateFile ~/elsewhere.pub\n")
+        assert await enter(reaching(gate, ssh_key_file=None)) == "in"
+    else:
+        with key_agent(home, key) as socket:
+            section = reaching(
+                gate, ssh_key_file=None, ssh_certificate_file=str(certificate), identity_agent=str(socket)
+            )
+            assert await enter(section) == "in"
+
+
+async def test_what_else_the_ssh_configuration_says_reaches_the_connection(
+    home: Path, sshd: SSHServer
+) -> None:
+    """Options that this package has no word for, such as Ciphers, hold as the ssh configuration has them."""
+    (home / ".ssh/config").write_text("Ciphers aes192-ctr\n")
+    connection = await dial.dial(target_of(settings.resolve({}, reaching(sshd)), "3.11"))
+    assert connection.get_extra_info("send_cipher") == "aes192-ctr"
+    connection.close()
+    await connection.wait_closed()
+
+
+async def test_a_certificate_that_is_none(home: Path, sshd: SSHServer) -> None:
+    """A certificate file that cannot be used is named with its setting."""
+    section = reaching(sshd, ssh_certificate_file=str(home / "none"))
+    text = await refusal(section, errors.AuthError)
+    assert f"the certificate {home / 'none'} cannot be read, or is none; correct ssh_certificate_file" in text
+
+
+class _PasswordServer(asyncssh.SSHServer):
+    """Lets in whoever knows the password."""
+
+    def begin_auth(self, _: str) -> bool:
+        """Ask for it."""
+        return True
+
+    def password_auth_supported(self) -> bool:
+        """By this method."""
+        return True
+
+    def validate_password(self, _: str, password: str) -> bool:
+        """Compare."""
+        return password == SECRET
+
+
+def _answer(process: asyncssh.SSHServerProcess[bytes]) -> None:
+    process.stdout.write(b"in\n")
+    process.stderr.write(b"complaint\n")
+    process.exit(3)
+
+
+@asynccontextmanager
+async def password_server(home: Path) -> AsyncIterator[dict[str, Any]]:
+    """Run a server that wants a password; yields the section that reaches it, without one."""
+    key = make_key(home / "password_host")
+    listener = await asyncssh.listen(
+        "127.0.0.1", 0, server_host_keys=[key], server_factory=_PasswordServer, process_factory=_answer,
+        encoding=None,
+    )  # fmt: skip
+    port = listener.get_port()
+    (home / "known").write_text(f"[127.0.0.1]:{port} {public(key)}")
+    try:
+        yield {"hostname": "127.0.0.1", "port": port, "username": "ada", "known_hosts_file": known_file(home)}
+    finally:
+        listener.close()
+        await listener.wait_closed()
+
+
+async def test_a_password_by_name(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A password comes from the variable or the file that covalent.conf names; a wrong one is not shown."""
+    file = home / "password"
+    file.write_text(f"{SECRET}\n")
+    file.chmod(0o600)
+    monkeypatch.setenv("SST_PASSWORD", "wrong pony")
+    async with password_server(home) as section:
+        assert await enter({**section, "password_file": str(file)}) == "in"
+        text = await refusal({**section, "password_env": "SST_PASSWORD"}, errors.AuthError)
+        assert "the login as ada with the password of password_env was refused" in text
+        assert "pony" not in text
+        monkeypatch.setenv("SST_PASSWORD", SECRET)
+        assert await enter({**section, "password_env": "SST_PASSWORD"}) == "in"
+
+
+async def test_a_password_is_kept_from_a_machine_that_is_not_the_right_one(home: Path) -> None:
+    """A refused host key, or a race that is lost in recording a new one, comes before any password."""
+    seen: list[str] = []
+
+    class Thief(_PasswordServer):
+        def validate_password(self, _: str, password: str) -> bool:
+            seen.append(password)
+            return True
+
+    file = home / "password"
+    file.write_text(SECRET)
+    file.chmod(0o600)
+    listener = await asyncssh.listen(
+        "127.0.0.1", 0, server_host_keys=[make_key(home / "thief")], server_factory=Thief,
+        process_factory=_answer, encoding=None,
+    )  # fmt: skip
+    section = {"hostname": "127.0.0.1", "port": listener.get_port(), "password_file": str(file)}
+    await refusal(section, errors.HostKeyUnknown)
+    section |= {"host_key_policy": "accept-new", "known_hosts_file": "/dev/null"}
+    await refusal(section, errors.HostKeyUnknown)
+    listener.close()
+    await listener.wait_closed()
+    assert seen == []
+
+
+# ---- jump hosts, proxy commands, the ssh configuration
+
+
+async def test_a_jump_host(home: Path, sshd: SSHServer, gate: SSHServer) -> None:
+    """Both machines are logged in to, each by its own host key; by the setting and by ProxyJump."""
+    (home / "known").write_text(sshd.known_hosts_file.read_text() + gate.known_hosts_file.read_text())
+    authorize(gate, sshd)
+    section = reaching(sshd, known_hosts_file=known_file(home))
+    assert await enter({**section, "proxy_jump": f"{gate.username}@{gate.host}:{gate.port}"}) == "in"
+    (home / ".ssh/config").write_text(
+        f"Host bastion\n  HostName {gate.host}\n  Port {gate.port}\n  HostKeyAlias {gate.host}\n"
+        f"Host inner\n  HostName {sshd.host}\nHost *\n  ProxyJump bastion\n"
+    )
+    (home / "known").write_text(
+        (home / "known").read_text() + f"{gate.host} {gate.known_hosts_file.read_text().split(' ', 1)[1]}"
+    )
+    assert await enter({**section, "hostname": "inner"}) == "in"
+
+
+async def test_a_jump_host_that_fails_is_named(home: Path, sshd: SSHServer, gate: SSHServer) -> None:
+    """An unknown key, a refused login, a closed port: each names the hop, and what lies behind it."""
+    authorize(gate, sshd)
+    jump = f"{gate.host}:{gate.port}"
+    section = reaching(sshd, known_hosts_file=known_file(home), proxy_jump=jump)
+    hop = f"127.0.0.1: jump host {gate.host}: "
+    (home / "known").write_text(sshd.known_hosts_file.read_text())
+    text = await refusal(section, errors.HostKeyUnknown)
+    assert text.startswith(f"{hop}no known_hosts file has its host key SHA256:")
+    assert f"run `ssh -p {gate.port} -o UserKnownHostsFile={home}/known {gate.host}` once" in text
+    (home / "known").write_text(gate.known_hosts_file.read_text())
+    text = await refusal(section, errors.HostKeyUnknown)  # the inner one, now
+    assert text.startswith("127.0.0.1: no known_hosts file has its host key SHA256:")
+    text = await refusal({**section, "port": 1}, errors.ConnectError)
+    assert text.startswith(f"{hop}it cannot reach 127.0.0.1 port 1 (")
+    text = await refusal({**section, "proxy_jump": "127.0.0.1:1"}, errors.ConnectError)
+    assert text.startswith("127.0.0.1: jump host 127.0.0.1: port 1 cannot be reached")
+
+
+async def test_jump_hosts_in_a_circle(home: Path, sshd: SSHServer) -> None:
+    """A chain of ProxyJump that never ends is refused with what to write."""
+    (home / ".ssh/config").write_text("Host a\n  ProxyJump b\nHost b\n  ProxyJump a\n")
+    text = await refusal(reaching(sshd, hostname="a"), errors.ConfigError)
+    assert "lead in a circle" in text
+
+
+async def test_a_proxy_command(home: Path, sshd: SSHServer) -> None:
+    """A ProxyCommand carries the connection, its stderr aside; one that fails is told in its own words."""
+    (home / "relay.py").write_text(RELAY)
+    (home / ".ssh/config").write_text(
+        f"Host behind\n  HostName 127.0.0.1\n  HostKeyAlias [127.0.0.1]:{sshd.port}\n"
+        f"  ProxyCommand {sys.executable} {home}/relay.py %h %p 2>&2\n"
+        "Host broken\n  ProxyCommand echo no route to %h >&2\n"
+    )
+    assert await enter(reaching(sshd, hostname="behind")) == "in"
+    text = await refusal(reaching(sshd, hostname="broken"), errors.ConnectError)
+    assert "broken: the ProxyCommand of the ssh configuration ended before an SSH server answered" in text
+    assert "(no route to broken)" in text
+
+
+async def test_the_ssh_configuration_as_ssh_reads_it(home: Path, sshd: SSHServer) -> None:
+    """Alias, port, Include in order, Match with exec and its tokens, and a key file that is not there."""
+    (home / ".ssh/config").write_text("Include parts/*.conf\n")
+    (home / ".ssh/parts").mkdir()
+    (home / ".ssh/parts/1.conf").write_text(
+        f'Match originalhost build exec "test %n = build"\n  Port {sshd.port}\n  HostName 127.0.0.1\n'
+    )
+    (home / ".ssh/parts/2.conf").write_text(
+        "Host build  # a comment\n  Port 1\n  HostName 127.0.0.2\n  IdentityFile ~/missing\n"
+        f"  IdentityFile {sshd.key_file}\n"
+    )
+    section = reaching(sshd, hostname="build", port=None, ssh_key_file=None)
+    assert await enter(section) == "in"
+    (home / ".ssh/parts/1.conf").write_text("Port many\n")
+    text = await refusal(section, errors.ConfigError)
+    assert f"({home}/.ssh/parts/1.conf line 1: Invalid Port integer value: many)" in text
+
+
+async def test_strict_host_key_checking_there_loosens_nothing(home: Path, sshd: SSHServer) -> None:
+    """What an ssh configuration says of host key checking does not change host_key_policy."""
+    (home / ".ssh/config").write_text("StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n")
+    await refusal(reaching(sshd, known_hosts_file=None), errors.HostKeyUnknown)
