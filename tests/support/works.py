@@ -101,9 +101,7 @@ time.sleep(0.05)
 
 def touch(mebibytes: int) -> str:
     """Return a work that touches memory, page by page, and lets it go."""
-    return (
-        f"data = bytearray({mebibytes} << 20)\nfor i in range(0, len(data), 4096):\n    data[i] = 1\ndel data\n"
-    )
+    return f"data = bytearray({mebibytes} << 20)\nfor i in range(0, len(data), 4096):\n    data[i] = 1\ndel data\n"
 
 
 # The orphan says that it has burnt its share, and lives on: the end of the task ends it.
