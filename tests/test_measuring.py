@@ -135,7 +135,7 @@ def is_whole(record: dict[str, Any]) -> bool:
 @smoke
 async def test_the_main_thread(far: Far) -> None:
     """A second of pure Python costs a second, and the harness's end next to nothing."""
-    found = await far.measured(works.SINGLE_THREAD)
+    found = await far.measured(works.single_thread(1.0))
     assert within(0.99, found["cpu_s"], 1.05)
     assert is_whole(found)
     assert within(0, found["phase_exit_cpu_s"], 0.005)
@@ -152,7 +152,7 @@ async def test_threads_without_the_lock(far: Far) -> None:
 @everywhere
 async def test_a_subprocess(far: Far) -> None:
     """A child that was waited for counts, as a child."""
-    found = await far.measured(works.SUBPROCESS)
+    found = await far.measured(works.subprocess(1.0))
     assert within(0.99, found["cpu_s"], 1.15)
     assert within(0.99, found["cpu_children_s"], 1.15)
     assert found["cpu_self_s"] < 0.05
@@ -169,7 +169,7 @@ async def test_a_child_that_nobody_waited_for(far: Far) -> None:
 @smoke
 async def test_a_double_fork(far: Far) -> None:
     """A daemon that ended in the call, its parent long gone, counts as late."""
-    found = await far.measured(works.DOUBLE_FORK)
+    found = await far.measured(works.double_fork(1.0))
     assert within(0.99, found["cpu_s"], 1.10)
     assert found["cpu_late_s"] > 0.9
 
@@ -177,7 +177,7 @@ async def test_a_double_fork(far: Far) -> None:
 @smoke
 async def test_a_pool_that_is_left_open(far: Far) -> None:
     """Workers of a concurrent.futures pool that live when the function returns are counted and reported."""
-    found = await far.measured(works.POOL_LEFT_OPEN)
+    found = await far.measured(works.pool_left_open(0.5))
     assert within(0.49, found["cpu_s"], 0.60)
     assert found["cpu_late_s"] > 0.45
     assert found["descendants_alive"] == 2
@@ -193,7 +193,7 @@ async def test_sleep_is_free(far: Far) -> None:
 
 @everywhere
 async def test_children_that_the_kernel_forgets_are_owned_up_to(far: Far) -> None:
-    """With SIGCHLD ignored children's usage is in the record, or the record says that it may be incomplete."""
+    """With SIGCHLD ignored children's usage is in the record, or that says that it may be incomplete."""
     found = await far.measured(works.SIGCHLD_IGNORED)
     assert found["cpu_complete"] is False or (
         found["cpu_source"] == "cgroup2" and within(0.99, found["cpu_s"], 1.10)
@@ -211,7 +211,7 @@ async def test_peak_memory_is_the_calls(far: Far) -> None:
 
 @everywhere
 async def test_peak_memory_is_not_what_came_before_the_call(far: Far) -> None:
-    """400 MiB that a hook or an argument's unpickling needed are not the peak of a function that needs none."""
+    """400 MiB that a hook, or unpickling an argument, needed are not the function's peak."""
     hook = far.hook("swell", 400)
     assert within(0, (await far.measured(works.NOTHING, before=[hook]))["rss_peak_bytes"], 40 * MIB)
     assert within(0, (await far.measured(works.NOTHING, "Swells(400)"))["rss_peak_bytes"], 40 * MIB)

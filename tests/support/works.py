@@ -32,7 +32,11 @@ def apart(work, *args):
 
 NOTHING = "pass\n"
 
-SINGLE_THREAD = BURN + "burn(1.0)\n"
+
+def single_thread(seconds: float) -> str:
+    """Return a work that burns in its main thread."""
+    return BURN + f"burn({seconds})\n"
+
 
 # Hashing a large buffer releases the interpreter's lock.
 FOUR_THREADS = (
@@ -53,7 +57,11 @@ for thread in threads:
 """
 )
 
-SUBPROCESS = BURN + f"subprocess.run([sys.executable, '-c', {BURN + 'burn(1.0)'!r}], check=True)\n"
+
+def subprocess(seconds: float) -> str:
+    """Return a work that waits for a program which burns."""
+    return BURN + f"subprocess.run([sys.executable, '-c', {single_thread(seconds)!r}], check=True)\n"
+
 
 NOT_WAITED_FOR = (
     BURN
@@ -68,19 +76,23 @@ time.sleep(0.05)
 """
 )
 
-DOUBLE_FORK = BURN + "os.read(apart(burn, 1.0), 1)\ntime.sleep(0.05)\n"
 
-# What a pool's workers run is `exec`, which they find wherever they look; the pool is kept for good.
-POOL_LEFT_OPEN = (
-    BURN
-    + f"""
+def double_fork(seconds: float) -> str:
+    """Return a work that waits until a daemon of its making has burnt and ended."""
+    return BURN + f"os.read(apart(burn, {seconds}), 1)\ntime.sleep(0.05)\n"
+
+
+def pool_left_open(seconds: float) -> str:
+    """Return a work whose process pool burns, in two shares, and is never shut down."""
+    # What the pool's workers run is `exec`, which they find wherever they look.
+    return f"""
 import builtins, concurrent.futures, multiprocessing
 pool = concurrent.futures.ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork"))
 builtins.kept_pool = pool
-for share in [pool.submit(exec, {BURN + "burn(0.25)"!r}, {{}}) for _ in range(2)]:
+for share in [pool.submit(exec, {single_thread(seconds / 2)!r}, {{}}) for _ in range(2)]:
     share.result()
 """
-)
+
 
 SLEEP = "import time\ntime.sleep(1)\n"
 
@@ -101,7 +113,12 @@ time.sleep(0.05)
 
 def touch(mebibytes: int) -> str:
     """Return a work that touches memory, page by page, and lets it go."""
-    return f"data = bytearray({mebibytes} << 20)\nfor i in range(0, len(data), 4096):\n    data[i] = 1\ndel data\n"
+    return f"""
+data = bytearray({mebibytes} << 20)
+for i in range(0, len(data), 4096):
+    data[i] = 1
+del data
+"""
 
 
 # The orphan says that it has burnt its share, and lives on: the end of the task ends it.
