@@ -9,7 +9,7 @@ Each row is one work in a task of its own. What is the truth of what:
 - "time -v" is GNU time's, wrapped around the same work as a program, and that is all that a second task
   does: the truth of that task's `cpu_total_s`, but for the harness's few milliseconds, and for up to 20
   that GNU time cuts off, since it shows user and system time in whole hundredths of a second. It sees
-  no orphans: where the work leaves some, it is shown and not compared.
+  no orphans. Where a work leaves some, or does nothing, its figure is shown and not compared.
 - "in call" is the same control group's counter, read by the task itself in the first and in the last
   line of its function: the truth of `cpu_s`. A task that is killed never comes to its last line.
 - "process_time" is what Covalent's how-to would have said of the run: the difference of
@@ -49,22 +49,25 @@ _W = TypeVar("_W", bound=truth.Watch)
 
 @dataclass(frozen=True)
 class Work:
-    """A row: a work, how its task ends, and whether it leaves orphans, which GNU time misses."""
+    """A row: a work, how its task ends, and whether GNU time can judge it.
+
+    It cannot where the work leaves orphans, nor where all of it is less than what it cuts off.
+    """
 
     name: str
     text: str
     status: str = "completed"
-    orphans: bool = False
+    for_gnu_time: bool = True
 
 
 WORKS = [
-    Work("nothing", works.NOTHING),
+    Work("nothing", works.NOTHING, for_gnu_time=False),
     Work("single thread", works.single_thread(2.0)),
     Work("four threads", works.FOUR_THREADS),
     Work("subprocess", works.subprocess(2.0)),
     Work("pool left open", works.pool_left_open(2.0)),
-    Work("double fork", works.double_fork(2.0), orphans=True),
-    Work("killed task", works.KILLED, status="killed", orphans=True),
+    Work("double fork", works.double_fork(2.0), for_gnu_time=False),
+    Work("killed task", works.KILLED, status="killed", for_gnu_time=False),
     Work("numpy matrix product", works.MATRIX_PRODUCT),
     Work("sort of ten million", works.SORT),
 ]
@@ -85,7 +88,7 @@ class Row:
     process_time_s: float | None
     gnu_time_s: float | None
     gnu_time_total_s: float | None  # cpu_total_s of the task around it
-    gnu_time_sees_all: bool
+    gnu_time_judges: bool
 
     @property
     def kernel_s(self) -> float | None:
@@ -99,8 +102,8 @@ class Row:
 
     @property
     def gnu_time_error_s(self) -> float | None:
-        """`cpu_total_s` of the other task less GNU time's, where that sees all."""
-        if self.gnu_time_s is None or self.gnu_time_total_s is None or not self.gnu_time_sees_all:
+        """`cpu_total_s` of the other task less GNU time's, where that can judge."""
+        if self.gnu_time_s is None or self.gnu_time_total_s is None or not self.gnu_time_judges:
             return None
         return self.gnu_time_total_s - self.gnu_time_s
 
@@ -219,7 +222,7 @@ async def _wrapped(machine: direct.Machine, work: Work, gnu_time: str | None) ->
         report = (await machine.run(_as_program(gnu_time, work.text))).value
         seen["gnu_time_s"] = truth.read_gnu_time(report)
         seen["gnu_time_total_s"] = machine.records()[-1]["cpu_total_s"]
-    return {**seen, "gnu_time_sees_all": not work.orphans}
+    return {**seen, "gnu_time_judges": work.for_gnu_time}
 
 
 async def measure(server: SSHServer, place: Path, chosen: Sequence[Work], rounds: int) -> list[list[Row]]:

@@ -143,7 +143,7 @@ LARGE_RESULT = "result = bytes(50_000_000)\n"
 MATRIX_PRODUCT = """
 import numpy
 matrix = numpy.random.default_rng(1).random((2000, 2000))
-for _ in range(5):
+for _ in range(10):
     matrix @ matrix
 """
 
