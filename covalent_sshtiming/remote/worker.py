@@ -39,6 +39,7 @@ class Phases:
         self.name = "start"
         self.costs: "Dict[str, Dict[str, float]]" = {}
         self.call: "Dict[str, Any]" = {}
+        self._inherited = surroundings.anonymous()  # the agent's heap, which a fork has as its own
         # CPU since the fork, which is all this process has used; wall time since it was woken.
         self.last = meter.snapshot()._replace(wall=woken, own=_NOTHING, children=_NOTHING)
 
@@ -75,7 +76,7 @@ class Phases:
         peak, forgetful = surroundings.status()
         figures.update(
             load_1m_start=self._load,
-            rss_peak_bytes=peak,
+            rss_peak_bytes=None if peak is None else max(0, peak - self._inherited),
             threads_alive=surroundings.threads(),
             descendants_alive=len([pid for pid in alive if platforms.is_running(pid)]),
             cpu_complete=platforms.LINUX and not forgetful,
