@@ -195,6 +195,8 @@ async def _watched(machine: direct.Machine, work: Work) -> dict[str, Any]:
             raise RuntimeError(f"{work.name} has {record['status']}: {ran.stderr}")
         (worker,) = [pid for pid in workers if not psutil.pid_exists(pid)]
         told = ran.value if ran.error is None else {"charged": (None, None)}
+        if group and group.is_second and record["cpu_source"] == "cgroup2":
+            group, told["charged"] = None, ()  # the far end has moved the process into a group of its own
         looks = [truth.charged(text) for text in told["charged"] if text is not None]
         return {
             "cgroup_s": group and group.read() + used_before[worker],

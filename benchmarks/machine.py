@@ -14,8 +14,7 @@ from covalent_sshtiming.remote import facts
 
 def context() -> dict[str, Any]:
     """Return date, versions, CPU, kernel and load; nothing that names a machine or its user."""
-    release = Path("/etc/os-release")
-    names = dict(line.split("=", 1) for line in release.read_text().splitlines() if "=" in line)
+    names = dict(line.split("=", 1) for line in _read("/etc/os-release").splitlines() if "=" in line)
     return {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "plugin_version": __version__,
@@ -24,9 +23,13 @@ def context() -> dict[str, Any]:
         "kernel": platform.release(),
         "cpu_model": facts.cpu_model(),
         "cores": facts.usable_cpus(),
-        "is_virtual": " hypervisor" in Path("/proc/cpuinfo").read_text(),
+        "is_virtual": " hypervisor" in _read("/proc/cpuinfo"),
         "load_1m": os.getloadavg()[0],
     }
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text() if Path(path).exists() else ""
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -34,5 +37,5 @@ def in_words(found: dict[str, Any]) -> str:
     kind = "virtual" if found["is_virtual"] else "real"
     return (
         f"{found['date']}, {found['cpu_model']}, {found['cores']} {kind} cores, {found['os']}, "
-        f"Linux {found['kernel']}, Python {found['python_version']}, load {found['load_1m']:.2f}"
+        f"kernel {found['kernel']}, Python {found['python_version']}, load {found['load_1m']:.2f}"
     )

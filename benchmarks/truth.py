@@ -33,11 +33,17 @@ class Watch(Protocol):
 
 
 class CpuGroup:
-    """A control group of our own, and the file that says what was charged to it."""
+    """A control group of our own, and the file that says what was charged to it.
+
+    Attributes:
+        file: what is read.
+        is_second: whether it is of version 2, which has a single tree: a process can be moved out of it.
+    """
 
     def __init__(self, directory: Path) -> None:
         first = directory / "cpuacct.usage"
-        self.file = first if first.exists() else directory / "cpu.stat"
+        self.is_second = not first.exists()
+        self.file = directory / "cpu.stat" if self.is_second else first
 
     def read(self) -> float:
         """Return CPU seconds so far."""
