@@ -6,12 +6,13 @@ WORKERS ?= 2
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint smoke clean sshd
+.PHONY: help demo test lint smoke accuracy clean sshd gnu-time
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
 	@echo "make test    ruff, mypy and the whole test suite (PYTEST_ARGS for pytest, WORKERS=$(WORKERS))"
 	@echo "make lint    ruff and mypy"
+	@echo "make accuracy  every figure against a known cost, the kernel and GNU time; then what metering costs"
 	@echo "make clean   remove what the others made"
 
 demo: $(VENV)/.installed
@@ -28,6 +29,17 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# All oracles on every Python, without neighbours of our own; then the tables, which also go to build/. Says at its end
+# whether any of it failed.
+accuracy: $(VENV)/.installed-dev sshd gnu-time
+	@failed=; \
+	$(BIN)/pytest -m "" tests/test_measuring.py tests/test_accuracy.py tests/test_log.py::test_eight_processes_lose_no_record \
+		$(PYTEST_ARGS) || failed="$$failed oracles"; \
+	export PYTHONPATH=tests; \
+	$(BIN)/python -m benchmarks.accuracy --json build/accuracy.json $(ACCURACY_ARGS) || failed="$$failed accuracy"; \
+	$(BIN)/python -m benchmarks.metering --json build/metering.json || failed="$$failed metering"; \
+	if [ -n "$$failed" ]; then echo "Out of tolerance:$$failed" >&2; exit 1; fi
 
 # The smoke part of the suite under each other Python that Covalent supports and that is here.
 smoke: $(VENV)/.installed-dev sshd
@@ -107,3 +119,15 @@ sshd:
 	fi; \
 	echo "OpenSSH's sshd was not found: the tests against it are left out." >&2; \
 	echo "  Debian or Ubuntu: sudo apt-get install openssh-server" >&2
+
+# Makes sure of GNU time where it can, and otherwise says that there is nothing to compare with.
+gnu-time:
+	@if [ -x /usr/bin/time ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing time for the comparison"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends time >/dev/null; \
+	fi; \
+	if [ -x /usr/bin/time ]; then exit 0; fi; \
+	echo "GNU time was not found: the comparison with it is left out." >&2; \
+	echo "  Debian or Ubuntu: sudo apt-get install time" >&2

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shlex
-import subprocess
 import sys
 import tempfile
 import venv
@@ -18,6 +16,7 @@ import pytest
 from conftest import remote_environment, require_sshd
 from support import direct
 from support.interpreters import require_interpreter
+from support.pickles import pickled_by
 
 from covalent_sshtiming.demo.run import base_python
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
@@ -28,13 +27,8 @@ OTHER = "3.12" if OWN != "3.12" else "3.11"
 RUNS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
 TOO_OLD = ["2.7", "3.6", "3.7"]
 
-# Run by the interpreter that is to pickle; prints what Covalent's client of that version would send.
-PICKLING = """
-import base64, json, platform, sys
-sys.dont_write_bytecode = True
-sys.path.insert(0, sys.argv[1])
-import cloudpickle
-
+# What another interpreter pickles: an electron and its two arguments.
+WORK = """
 factor = 3
 
 class Pair:
@@ -48,20 +42,8 @@ def work(pair, *, power=1):
     print(f"{sum(map(inner, pair.parts))=}")
     value = sum(map(inner, pair.parts))
     return [list(sys.version_info[:2]), value, type(pair).__name__, cloudpickle.__version__]
-
-def transported(value):
-    return {
-        "_object": base64.b64encode(cloudpickle.dumps(value)).decode(),
-        "_object_string": str(value),
-        "_header": {
-            "py_version": platform.python_version(),
-            "cloudpickle_version": cloudpickle.__version__,
-            "attrs": {"doc": getattr(value, "__doc__", ""), "name": getattr(value, "__name__", "")},
-        },
-    }
-
-print(json.dumps([transported(value) for value in (work, Pair(1, 2), 2)]))
 """
+CALL = ("work", "Pair(1, 2)", "2")
 
 
 class Trap:
@@ -72,16 +54,6 @@ class Trap:
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[str, str]]:
         return open, (str(self.marker), "w")
-
-
-def pickled_by(interpreter: Path) -> list[Any]:
-    """Return an electron and its two arguments, pickled by another interpreter with our cloudpickle."""
-    package = str(Path(cloudpickle.__file__).parents[1])
-    ran = subprocess.run(
-        [interpreter, "-c", PICKLING, package], capture_output=True, text=True, timeout=30, check=False
-    )
-    assert ran.returncode == 0, ran.stderr
-    return [direct.TransportableObject.from_dict({"attributes": one}) for one in json.loads(ran.stdout)]
 
 
 def starter(path: Path, *command: str | Path) -> None:
@@ -119,7 +91,7 @@ async def test_electron_runs_on_the_python_that_pickled_it(
 ) -> None:
     """An electron that a Python pickled runs on that very Python, and its result comes back."""
     interpreter = require_interpreter(minor)
-    work, pair, power = pickled_by(interpreter)
+    work, pair, power = pickled_by(interpreter, WORK, *CALL)
     async with direct.machine(sshd, short_tmp / f"py{minor}", python_path=str(interpreter)) as machine:
         ran = await machine.run(work, pair, power=power)
         version = [int(part) for part in minor.split(".")]
@@ -174,7 +146,7 @@ async def test_two_versions_are_served_side_by_side(sshd: SSHServer, short_tmp: 
     interpreters = {minor: require_interpreter(minor) for minor in (OWN, OTHER)}
     async with direct.machine(sshd, short_tmp / "both") as machine:
         for minor, interpreter in interpreters.items():
-            work, pair, power = pickled_by(interpreter)
+            work, pair, power = pickled_by(interpreter, WORK, *CALL)
             ran = await machine.run(work, pair, power=power, options={"python_path": str(interpreter)})
             assert ran.value[0] == [int(part) for part in minor.split(".")]
         assert len(machine.agents()) == 2

@@ -23,7 +23,7 @@ from covalent_sshtiming.errors import ConfigError
 from covalent_sshtiming.timing.log import TimingLog, read_log
 from covalent_sshtiming.timing.record import MAX_TEXT, TimingRecord
 
-WRITERS, EACH = 8, 300
+WRITERS = 8
 TEXT_FIELDS = [f.name for f in fields(TimingRecord) if f.type == "str | None" and f.name != "record_id"][:15]
 
 
@@ -45,12 +45,12 @@ def padded(record_id: str, size: int) -> TimingRecord:
     return TimingRecord(record_id=record_id, **texts)
 
 
-def write_many(path: Path, writer: int, start: Any) -> None:
+def write_many(path: Path, writer: int, each: int, start: Any) -> None:
     """One of several processes that write at the same time."""
     log = TimingLog(path)
     start.wait()
-    for i in range(EACH):
-        spread = (i * 77 + writer) % EACH / EACH  # sizes large and small, in no order
+    for i in range(each):
+        spread = (i * 77 + writer) % each / each  # sizes large and small, in no order
         log.append(padded(f"{writer}-{i}", int(100 * 640**spread)))
 
 
@@ -63,16 +63,17 @@ def run_all(processes: list[Any]) -> None:
     assert [process.exitcode for process in processes] == [0] * len(processes)
 
 
-def test_eight_processes_lose_no_record(tmp_path: Path) -> None:
+@pytest.mark.parametrize("each", [300, pytest.param(2500, marks=pytest.mark.accuracy)])
+def test_eight_processes_lose_no_record(tmp_path: Path, each: int) -> None:
     """Eight processes that write records of 100 B to 64 KiB lose none, tear none and mix none up."""
     path, spawn = tmp_path / "log.jsonl", multiprocessing.get_context("spawn")
     start = spawn.Barrier(WRITERS)
-    run_all([spawn.Process(target=write_many, args=(path, writer, start)) for writer in range(WRITERS)])
+    run_all([spawn.Process(target=write_many, args=(path, writer, each, start)) for writer in range(WRITERS)])
     page = read_log(path)
     by_id = {record.record_id: record for record in page.records}
     assert page.bad_lines == 0
-    assert len(page.records) == WRITERS * EACH
-    assert set(by_id) == {f"{writer}-{i}" for writer in range(WRITERS) for i in range(EACH)}
+    assert len(page.records) == WRITERS * each
+    assert set(by_id) == {f"{writer}-{i}" for writer in range(WRITERS) for i in range(each)}
     assert max(len(line) for line in path.read_bytes().splitlines()) > 50_000
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from covalent_sshtiming.timing.record import MAX_TEXT, SCHEMA, TimingRecord
 
-GOLDEN = Path(__file__).parent / "golden" / "record-1.jsonl"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def line_with(**values: Any) -> str:
@@ -19,12 +19,43 @@ def line_with(**values: Any) -> str:
     return json.dumps({"schema": SCHEMA, **values})
 
 
+def golden(name: str) -> str:
+    """Return a line that was written once and is never changed."""
+    return (GOLDEN / name).read_text()
+
+
 def test_golden_record_still_reads() -> None:
-    """A line of the first release keeps every one of its keys and values."""
-    golden = GOLDEN.read_text()
-    kept = json.loads(TimingRecord.from_json(golden).to_json())
-    assert json.loads(golden).items() <= kept.items()
-    assert None not in json.loads(golden).values()
+    """A line in which each field of the first release has a value keeps every one of its keys and values."""
+    line = golden("record-1.jsonl")
+    kept = json.loads(TimingRecord.from_json(line).to_json())
+    assert json.loads(line).items() <= kept.items()
+    assert None not in json.loads(line).values()
+
+
+def test_golden_run_still_reads() -> None:
+    """The line of a real run of the first release comes out as it went in, in the same order of keys."""
+    line = golden("record-1-run.jsonl")
+    kept = json.loads(TimingRecord.from_json(line).to_json())
+    assert json.loads(line).items() <= kept.items()
+    assert [key for key in kept if key in json.loads(line)] == list(json.loads(line))
+
+
+def test_golden_line_of_a_newer_release_reads() -> None:
+    """A line with fields that this release does not know is read without them."""
+    assert TimingRecord.from_json(golden("record-1-newer.jsonl")) == TimingRecord.from_json(
+        golden("record-1-run.jsonl")
+    )
+    assert "gpu_s" in json.loads(golden("record-1-newer.jsonl"))
+
+
+def test_golden_line_of_an_older_release_reads() -> None:
+    """A line that lacks fields which came later is read, with None for each of them."""
+    line = golden("record-1-older.jsonl")
+    record = TimingRecord.from_json(line).to_dict()
+    lacking = record.keys() - json.loads(line).keys()
+    assert {"memory_peak_bytes", "steal_s", "ran_locally"} <= lacking
+    assert {record[name] for name in lacking} == {None}
+    assert json.loads(line).items() <= record.items()
 
 
 def test_every_key_is_on_every_line() -> None:

@@ -74,6 +74,7 @@ def _be_worker(parent: int, pipes: "Tuple[int, int, int]", spool: str, mask: int
         os.dup2(out, 1)
         os.dup2(err, 2)
         platforms.close_all_but([0, 1, 2, go])
+        worker.rehearse()
         directory = os.read(go, WAKE_BYTES).decode()
         os.close(go)
         if directory:

@@ -1,7 +1,7 @@
 """Surroundings: what the kernel says of this process and its machine besides CPU time.
 
-Sources, one each: /proc/self/io (bytes and characters moved), /proc/self/status (VmHWM, the
-signals that are ignored), /proc/self/schedstat (time runnable but not running, of the main
+Sources, one each: /proc/self/io (bytes and characters moved), /proc/self/status (VmHWM,
+RssAnon, the signals that are ignored), /proc/self/schedstat (time runnable but not running, of the main
 thread), /proc/pressure/cpu, /proc/stat (time stolen by a hypervisor), getloadavg. Each read is a
 few microseconds, and lies outside the measured interval. What a platform does not have is None.
 """
@@ -27,7 +27,7 @@ def _read(path: str) -> str:
 
 
 def reset_peak() -> None:
-    """Begin VmHWM anew, so that neither what was forked nor what was unpickled counts."""
+    """Begin VmHWM anew, at what this process has now, so that what was let go before does not count."""
     try:
         handle = os.open("/proc/self/clear_refs", os.O_WRONLY)
     except OSError:
@@ -82,6 +82,11 @@ def status() -> "Tuple[Optional[int], bool]":
     if ignored is None:
         return None, signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
     return None if peak is None else peak * 1024, bool(ignored >> (signal.SIGCHLD - 1) & 1)
+
+
+def anonymous() -> int:
+    """Return the bytes of memory of this process that no file holds (RssAnon); 0 where that is unknown."""
+    return (_number(_read("/proc/self/status"), "RssAnon:", 10) or 0) * 1024
 
 
 def _number(text: str, name: str, base: int) -> "Optional[int]":
