@@ -70,7 +70,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "host": ("errors", "host", "remote.wire"),
     "remote": ("remote",),
     "demo": ("demo", "errors", "TimingSSHExecutor"),
-    "cli": ("__version__", "errors", "timing", "settings", "host", "demo"),
+    "cli": ("__version__", "verbs"),
+    "verbs": ("errors", "timing", "options", "settings", "host", "demo"),
 }
 
 # Who may name these packages of others.
