@@ -6,8 +6,11 @@ page faults of a fork, which copies each page that it is the first to touch, awa
 worker's own `Phases` goes through the marks of a task that does nothing. Nothing is left out and
 nothing replaced, so `meter`, `surroundings` and `platforms` do what they do for a task. The figures:
 
+Where groups can be made, each process has one of its own.
+
 - the rehearsal, which is over before the task comes, by `time.perf_counter`;
-- in all: from the construction of `Phases` to the report's JSON, by `time.perf_counter`;
+- in all: from the construction of `Phases` to the report's JSON, and the parent's reading and removing of
+  the group, by `time.perf_counter`;
 - inside, wall: what the record would say that the function took. Between its two marks lies our own
   code only, so all of it is metering;
 - inside, CPU: the same function's `cpu_s`, which getrusage gives in whole microseconds.
@@ -28,7 +31,7 @@ from typing import Any
 
 from benchmarks import machine as machines
 from benchmarks.tables import in_columns
-from covalent_sshtiming.remote import meter, worker
+from covalent_sshtiming.remote import cgroup, meter, phases
 
 PHASES = ("before", "load", "call", "after", "dump", "exit")
 # Each figure, and what it may cost.
@@ -52,26 +55,29 @@ class Costs:
         return cls(name, values[0], statistics.median(values), values[int(0.95 * len(values))], goal)
 
 
-def _one_task(page: Any) -> tuple[float, float, float]:
+def _one_task(page: Any, group: cgroup.Group | None, inherited: int) -> tuple[float, float, float]:
     """Meter a task that does nothing; return seconds: in all, wall inside, CPU inside."""
     start = time.perf_counter()
-    phases = worker.Phases(time.monotonic(), page)
+    marks = phases.Phases(time.monotonic(), page, group, inherited)
     for name in PHASES:
-        phases.enter(name)
-    json.dumps({"phases": phases.costs, "call": phases.call})
+        marks.enter(name)
+    json.dumps({"phases": marks.costs, "call": marks.call})
     in_all = time.perf_counter() - start
-    return in_all, phases.call["wall_s"], phases.call["cpu_s"]
+    return in_all, marks.call["wall_s"], marks.call["cpu_s"]
 
 
-def _in_a_fork() -> list[float]:
+def _in_a_fork(home: str | None) -> list[float]:
     """Meter a task in a process that is new; return seconds: the rehearsal's, and the task's three."""
     reading, writing = os.pipe()
-    page = meter.shared_page()
+    page: Any = meter.shared_page()
+    group = cgroup.Group.make(home, os.getpid())
     pid = os.fork()
     if pid == 0:
+        if group is not None and not group.join():
+            group = None
         start = time.perf_counter()
-        worker.rehearse()
-        found = [time.perf_counter() - start, *_one_task(page)]
+        inherited = phases.rehearse(page, group)
+        found = [time.perf_counter() - start, *_one_task(page, group, inherited)]
         os.write(writing, json.dumps(found).encode())
         os._exit(0)
     os.close(writing)
@@ -79,12 +85,24 @@ def _in_a_fork() -> list[float]:
         values: list[float] = json.load(pipe)
     os.waitpid(pid, 0)
     page.close()
+    if group is not None:
+        values[1] += _at_the_end(group)
     return values
+
+
+def _at_the_end(group: cgroup.Group) -> float:
+    """Return the seconds that the supervisor needs for the group of a task that has ended."""
+    start = time.perf_counter()
+    group.cpu()
+    group.memory_peak()
+    group.remove()
+    return time.perf_counter() - start
 
 
 def measure(rounds: int) -> list[Costs]:
     """Meter tasks in as many processes, and return what that cost."""
-    columns = zip(*(_in_a_fork() for _ in range(rounds)), strict=True)
+    home = cgroup.find_home()
+    columns = zip(*(_in_a_fork(home) for _ in range(rounds)), strict=True)
     return [Costs.of(name, column, goal) for (name, goal), column in zip(FIGURES, columns, strict=True)]
 
 

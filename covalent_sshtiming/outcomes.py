@@ -122,6 +122,7 @@ def record_of(outcome: Outcome, error: errors.SSHTimingError | None) -> dict[str
         "clock_offset_s": outcome.clock.seconds if outcome.clock else None,
         "clock_offset_err_s": outcome.clock.error if outcome.clock else None,
         "cores_available": machine.get("cores"),
+        "cpu_quota_cores": machine.get("quota"),
         "python_version": machine.get("python"),
         "status": "failed"
         if error is not None and ended.get("status") == "completed"

@@ -103,9 +103,7 @@ def test_arguments_in_the_readme_are_accepted(tmp_path: Path) -> None:
     assert settings.resolve(given, {}).time_limit == given["time_limit"]
 
 
-def test_the_example_runs_as_it_stands(
-    sshd: SSHServer, dispatcher: Dispatcher, tmp_path: Path, null_so_far: list[str]
-) -> None:
+def test_the_example_runs_as_it_stands(sshd: SSHServer, dispatcher: Dispatcher, tmp_path: Path) -> None:
     """The README's workflow gives e, and a log of the one line that the README shows."""
     dispatcher.configure({"executors": {"sshtiming": {"hosts": {"build01": {"hostname": sshd.host}}}}})
     told = dispatch_script(dispatcher, blocks("python")[0] + TELL, cwd=tmp_path)
@@ -121,15 +119,6 @@ def test_the_example_runs_as_it_stands(
     shown = re.compile(r"Node 0 in dispatch [0-9a-f-]{36} took [0-9.e-]+s of CPU time\.\n")
     assert shown.fullmatch(blocks("text")[0])
     assert shown.fullmatch(log.read_text())
-    assert [name for name in null_so_far if getattr(record, name) is not None] == []
-
-
-@pytest.fixture
-def null_so_far() -> list[str]:
-    """Return the fields which the README calls null so far, each of them a field of the record."""
-    names = re.findall(r"`(\w+)`", marked("null fields"))
-    assert set(names) <= set(TimingRecord().to_dict())
-    return names
 
 
 def test_the_phases_are_those_of_the_record() -> None:

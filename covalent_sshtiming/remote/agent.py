@@ -90,6 +90,7 @@ class Agent:
         if now >= self._expire_at:
             self._expire_at = now + EXPIRE_SECONDS
             self._foreman.take_stock()
+            self._crew.tidy()
         if self._connections:
             self._warm_up()
             if len(self._crew) < crew.AHEAD and now >= self._refill_at and not self._crew.refill():

@@ -10,7 +10,7 @@ import os
 import socket
 from typing import Any, Dict, List, Optional
 
-from . import supervisor
+from . import cgroup, supervisor
 
 AHEAD = 3  # waiting supervisors that an idle agent keeps
 
@@ -21,10 +21,15 @@ class Crew:
     def __init__(self, base: str, mask: int) -> None:
         self._base = base
         self._mask = mask
+        self._groups = cgroup.find_home()
         self._waiting: "List[socket.socket]" = []
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def tidy(self) -> None:
+        """Remove what supervisors that were killed have left of their tasks' groups."""
+        cgroup.sweep(self._groups)
 
     def refill(self) -> bool:
         """Fork one more if fewer than `AHEAD` wait; False where that is not needed or not possible."""
@@ -59,7 +64,7 @@ class Crew:
             return None
         if pid == 0:
             ours.close()
-            supervisor.stand_by(theirs, self._base, self._mask)
+            supervisor.stand_by(theirs, self._base, self._mask, self._groups)
         theirs.close()
         ours.setblocking(False)
         return ours

@@ -1,7 +1,7 @@
 """Facts about the machine and the interpreter that an agent's hello carries.
 
 Sources: /etc/machine-id, /proc/sys/kernel/random/boot_id, /proc/cpuinfo, uname, the scheduler's
-affinity mask. What a platform does not tell is None.
+affinity mask, control groups. What a platform does not tell is None.
 """
 
 import os
@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, Dict, Optional
 
-from . import places
+from . import cgroup, places
 
 
 def usable_cpus() -> int:
@@ -58,6 +58,7 @@ def hello(agent: str) -> "Dict[str, Any]":
         "kernel": system.release,
         "cpu_model": cpu_model(),
         "cores": usable_cpus(),
+        "quota": cgroup.quota(),
         "python": platform.python_version(),
         "executable": sys.executable,
         "time": time.time(),

@@ -5,11 +5,13 @@ threads, `getrusage(RUSAGE_CHILDREN)` for the descendants it has waited for. Onl
 mean anything: rusage survives exec, so absolutes contain what ran before us.
 """
 
+import math
 import mmap
 import resource
 import struct
+import sys
 import time
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional
 
 
 class Snapshot(NamedTuple):
@@ -34,7 +36,18 @@ def snapshot() -> Snapshot:
     )
 
 
-_SHARED = struct.Struct("=dd")  # wall and CPU seconds at the call's first mark
+_SHARED = struct.Struct("=ddd")
+
+
+class FirstMark(NamedTuple):
+    """The call's first mark, as the supervisor sees it.
+
+    gap: how far the group's account of CPU seconds is ahead of what the worker knew of; None without.
+    """
+
+    wall: float
+    cpu: float
+    gap: "Optional[float]"
 
 
 def shared_page() -> "mmap.mmap":
@@ -42,15 +55,20 @@ def shared_page() -> "mmap.mmap":
     return mmap.mmap(-1, mmap.PAGESIZE)
 
 
-def share(page: "Any", mark: Snapshot) -> None:
+def share(page: "Any", mark: Snapshot, gap: "Optional[float]") -> None:
     """Leave the call's first mark where the supervisor finds it."""
-    _SHARED.pack_into(page, 0, mark.wall, mark.cpu)
+    _SHARED.pack_into(page, 0, mark.wall, mark.cpu, math.nan if gap is None else gap)
 
 
-def shared(page: "Any") -> "Optional[Tuple[float, float]]":
-    """Return (wall, CPU) of the call's first mark; None if the call was never reached."""
-    wall, cpu = _SHARED.unpack_from(page, 0)
-    return (wall, cpu) if wall else None
+def forget(page: "Any") -> None:
+    """Make the page one on which no call was reached."""
+    _SHARED.pack_into(page, 0, 0.0, 0.0, 0.0)
+
+
+def shared(page: "Any") -> "Optional[FirstMark]":
+    """Return the call's first mark; None if the call was never reached."""
+    wall, cpu, gap = _SHARED.unpack_from(page, 0)
+    return FirstMark(wall, cpu, None if math.isnan(gap) else gap) if wall else None
 
 
 def exact(value: float) -> float:
@@ -61,6 +79,11 @@ def exact(value: float) -> float:
 def seconds(usage: "resource.struct_rusage") -> float:
     """CPU seconds of one rusage: the sum is exact, only its split is sampled."""
     return usage.ru_utime + usage.ru_stime
+
+
+def peak(usage: "resource.struct_rusage") -> int:
+    """Bytes that the process had in memory at most, with what it inherited by fork and exec (ru_maxrss)."""
+    return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
 
 
 def phase(before: Snapshot, after: Snapshot) -> "Dict[str, float]":

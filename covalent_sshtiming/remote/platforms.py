@@ -103,16 +103,16 @@ def read_small(path: str, limit: int = 8192) -> bytes:
         os.close(handle)
 
 
-def relatives(supervisor: int, worker: int) -> "Dict[int, float]":
-    """Map each other process of a task to the CPU seconds it has used, by its CPU clock.
+def relatives(supervisor: int) -> "Dict[int, float]":
+    """Map each other process of this worker's task to the CPU seconds it has used, by its CPU clock.
 
-    The common case, that there is none, costs two small reads where the kernel lists children.
+    The common case, that there is none, costs one small read where the kernel lists children.
     """
-    if not LINUX or _is_alone(supervisor, worker):
+    if not LINUX or _is_alone(supervisor):
         return {}
     found = {}
     for pid in descendants(supervisor):
-        if pid != worker:
+        if pid != os.getpid():
             try:
                 found[pid] = time.clock_gettime((~pid << 3) | 2)
             except OSError:  # it has ended, or is only waited for
@@ -120,15 +120,18 @@ def relatives(supervisor: int, worker: int) -> "Dict[int, float]":
     return found
 
 
-def _is_alone(supervisor: int, worker: int) -> bool:
-    """Whether the lists of children, one for each thread, name the worker and nobody else.
+def _is_alone(supervisor: int) -> bool:
+    """Whether this process has no child, and its supervisor no other.
 
     The supervisor has one thread. Where the kernel keeps no such lists its own is empty: then False.
     """
-    if read_small("/proc/%d/task/%d/children" % (supervisor, supervisor)).split() != [b"%d" % worker]:
-        return False
-    threads = os.listdir("/proc/%d/task" % worker)
-    return not any(read_small("/proc/%d/task/%s/children" % (worker, thread)) for thread in threads)
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return read_small("/proc/%d/task/%d/children" % (supervisor, supervisor)).split() == [
+            b"%d" % os.getpid()
+        ]
+    return False
 
 
 def session_members(session: int) -> "List[int]":

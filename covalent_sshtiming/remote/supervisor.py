@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import meter, places, platforms, pump, worker
+from . import figures, meter, places, platforms, standby, surroundings, worker
 
 WAKE_BYTES = 4096
 SLOTS_MAX = 64  # descriptors in one order
@@ -27,64 +27,9 @@ ROOM = 16 * 1024  # bytes of blanks in `started`, so that report and outcome fit
 PUBLISH_SECONDS = 1.0
 PUBLISH_TRIES = 600
 RETRY_KILL = 0.05  # seconds between rounds of killing what is left
-RETRY_FORK = 0.2  # seconds between two attempts to have a worker
 
 
-class Standby:
-    """What a forked-ahead supervisor holds while it waits: its worker and their pipes."""
-
-    def __init__(self, control: socket.socket, mask: int, spool: str) -> None:
-        out, err, go = os.pipe(), os.pipe(), os.pipe()
-        self.page = meter.shared_page()
-        parent = os.getpid()
-        self.pid = _fork_in_time(control)
-        if self.pid == 0:
-            _be_worker(parent, (go[0], out[1], err[1]), spool, mask, self.page)
-        for handle in (out[1], err[1], go[0]):
-            os.close(handle)
-        self.go = go[1]
-        self.stdout, self.stderr = pump.Pump(out[0]), pump.Pump(err[0])
-
-
-def _fork_in_time(control: socket.socket) -> int:
-    """Fork, as soon as the machine has room for another process; a task that comes meanwhile waits."""
-    agent = select.poll()
-    agent.register(control, 0)  # its end only: an order is for later
-    while True:
-        try:
-            return os.fork()
-        except OSError:  # EAGAIN, ENOMEM
-            if agent.poll(RETRY_FORK * 1000):
-                os._exit(0)
-
-
-def _be_worker(parent: int, pipes: "Tuple[int, int, int]", spool: str, mask: int, page: "Any") -> None:
-    """Wait to be let go, then run the task; never returns."""
-    code = 1
-    go, out, err = pipes
-    try:
-        platforms.die_with_parent(parent)
-        os.setpgid(0, 0)  # a task that kills its process group means its own
-        signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        platforms.close_all_but([0, 1, 2, go])
-        worker.rehearse()
-        directory = os.read(go, WAKE_BYTES).decode()
-        os.close(go)
-        if directory:
-            worker.run(directory, spool, mask, page)
-            code = 0
-    finally:
-        os._exit(code)
-
-
-def stand_by(control: socket.socket, base: str, mask: int) -> None:
+def stand_by(control: socket.socket, base: str, mask: int, groups: "Optional[str]") -> None:
     """Wait for a task and see it through; the body of a freshly forked process; never returns."""
     code = 1
     try:
@@ -92,10 +37,13 @@ def stand_by(control: socket.socket, base: str, mask: int) -> None:
         platforms.close_all_but([0, 1, 2, control.fileno()])
         platforms.become_subreaper()
         wakeup = _catch_signals()
-        crew = Standby(control, mask, base)
-        order = _receive(control)
-        if order:
-            Supervisor(base, order, control, crew, wakeup).see_through()
+        crew = standby.Standby(control, base, mask, groups)
+        try:
+            order = _receive(control)
+            if order:
+                Supervisor(base, order, control, crew, wakeup).see_through()
+        finally:
+            crew.leave()
         code = 0
     except BaseException:  # noqa: BLE001 - told to the agent's log, the process ends
         sys.excepthook(*sys.exc_info())
@@ -134,7 +82,7 @@ class Supervisor:
     """One task, from its lock to its outcome."""
 
     def __init__(
-        self, base: str, order: "Dict[str, Any]", control: socket.socket, crew: Standby, wakeup: int
+        self, base: str, order: "Dict[str, Any]", control: socket.socket, crew: standby.Standby, wakeup: int
     ) -> None:
         self.base = base
         self.order = order
@@ -144,10 +92,11 @@ class Supervisor:
         self.wakeup = wakeup
         self.status: "Optional[int]" = None
         self.usage: "Any" = None
-        self.orphans: "List[Tuple[int, float, float]]" = []  # pid, when reaped, CPU seconds
+        self.orphans: "List[figures.Orphan]" = []
         self.reason = ""  # why we are killing: cancelled, timeout
         self.limit_at = self.kill_at = float("inf")
         self.agent_gone = False
+        self.oom_kills: "Optional[int]" = None  # of the whole machine, when the worker was let go
         self.woken = self.left = time.monotonic()
 
     def see_through(self) -> None:
@@ -176,8 +125,8 @@ class Supervisor:
     def _run(self) -> None:
         self.crew.stdout.open(self._path(places.STDOUT))
         self.crew.stderr.open(self._path(places.STDERR))
-        os.write(self.crew.go, self.directory.encode())
-        os.close(self.crew.go)
+        self.crew.wake(self.directory)
+        self.oom_kills = surroundings.oom_kills()
         limit = float(self.order.get("time_limit") or 0)
         if limit > 0:
             self.limit_at = time.monotonic() + limit
@@ -254,7 +203,9 @@ class Supervisor:
             if pid == self.crew.pid:
                 self.status, self.usage, self.left = status, usage, time.monotonic()
             else:
-                self.orphans.append((pid, time.monotonic(), meter.seconds(usage)))
+                self.orphans.append(
+                    figures.Orphan(pid, time.monotonic(), meter.seconds(usage), meter.peak(usage))
+                )
 
     def _signal(self, number: int) -> None:
         if platforms.LINUX:
@@ -273,7 +224,7 @@ class Supervisor:
             ended = self._abnormal(code, number)
         ended["exit_code"], ended["exit_signal"] = code, number or None
         ended["stdout"], ended["stderr"] = self.crew.stdout.total, self.crew.stderr.total
-        ended["record"] = self._figures(report)
+        ended["record"] = figures.of_task(report, self._seen())
         return ended
 
     def _abnormal(self, code: "Optional[int]", number: int) -> "Dict[str, Any]":
@@ -285,53 +236,18 @@ class Supervisor:
         if number:
             text = "was killed by %s" % signal_name(number)
             if number == signal.SIGKILL:
-                text += " (the kernel does that to the largest process when memory runs out)"
+                text += self._out_of_memory()
             return outcome("killed", {"class": "TaskDied", "text": text})
         return outcome("failed", {"class": "TaskDied", "text": "exited %s without a result" % code})
 
-    def _figures(self, report: "Dict[str, Any]") -> "Dict[str, Any]":
-        """The record's far part: the call, the phases, and the whole worker by wait4."""
-        figures = self._call_figures(dict(report.get("call") or {}))
-        marked = 0.0
-        for name, cost in (report.get("phases") or {}).items():
-            marked += cost["cpu_s"]
-            figures["phase_%s_wall_s" % name] = cost["wall_s"]
-            figures["phase_%s_cpu_s" % name] = cost["cpu_s"]
-        if self.usage is not None:
-            own = meter.seconds(self.usage)
-            figures["cpu_total_s"] = meter.exact(own + sum(cpu for _, _, cpu in self.orphans))
-            if report:
-                figures["phase_exit_cpu_s"] = max(0.0, meter.exact(own - marked))
-        figures["phase_queue_wall_s"] = max(0.0, self.woken - float(self.order["queued"]))
-        if report:
-            figures["phase_exit_wall_s"] = max(0.0, meter.exact(self.left - report["left"]))
-        for name in ("started", "finished"):
-            figures[name] = report.get(name)
-        return figures
+    def _out_of_memory(self) -> str:
+        of_group = self.crew.group.oom_kills() if self.crew.group else None
+        return oom_words(of_group, self.oom_kills, surroundings.oom_kills())
 
-    def _call_figures(self, call: "Dict[str, Any]") -> "Dict[str, Any]":
-        """The call's figures with what was born in it and ended after it, or was orphaned.
-
-        `wait4` on an orphan gives what it has used in all. Those that were there before the call are
-        not the call's, nor those that were born after it.
-        """
-        older, alive = call.pop("older", ()), call.pop("alive", ())
-        began, ended = call.pop("began", None), call.pop("ended", float("inf"))
-        if not call:  # killed before its second mark: the first one is on the shared page
-            first = meter.shared(self.crew.page)
-            if first is None or self.usage is None:
-                return {}
-            began, cpu = first
-            call = {"cpu_s": max(0.0, meter.seconds(self.usage) - cpu), "wall_s": self.left - began}
-            call["cpu_complete"] = platforms.LINUX
-        late = 0.0
-        for pid, when, cpu in self.orphans:
-            if pid not in older and when >= began and (when <= ended or pid in alive):
-                late += cpu
-        call["cpu_late_s"] = meter.exact(late)
-        call["cpu_s"] = meter.exact(call["cpu_s"] + late)
-        call["cpu_source"] = "wait4_subreaper" if platforms.LINUX else "rusage"
-        return call
+    def _seen(self) -> figures.Seen:
+        queued = float(self.order["queued"])
+        crew = self.crew
+        return figures.Seen(self.usage, self.orphans, crew.page, crew.group, queued, self.woken, self.left)
 
     def _publish(self, ended: "Dict[str, Any]") -> None:
         content = json.dumps(ended).encode()
@@ -376,6 +292,20 @@ def outcome(status: str, error: "Optional[Dict[str, Any]]" = None) -> "Dict[str,
     """Return an outcome that has no more to tell than how the task ended."""
     blank = {"result": None, "exit_code": None, "exit_signal": None, "stdout": 0, "stderr": 0}
     return dict(blank, record={}, status=status, error=error)
+
+
+def oom_words(of_group: "Optional[int]", before: "Optional[int]", now: "Optional[int]") -> str:
+    """Return what the kernel's counters say of whether a SIGKILL was its own, for want of memory.
+
+    `of_group` is the counter of the task's control group, the others the machine's, before and after.
+    """
+    if of_group:
+        return " because memory ran out (oom_kill of its control group is %d)" % of_group
+    if before is None or now is None:
+        return " (the kernel does that to the largest process when memory runs out)"
+    if now > before:
+        return " (memory ran out there: oom_kill of /proc/vmstat rose by %d meanwhile)" % (now - before)
+    return " (memory did not run out there: oom_kill of /proc/vmstat has not risen)"
 
 
 def _exit_of(status: "Optional[int]") -> "Tuple[Optional[int], int]":

@@ -13,17 +13,14 @@ from typing import Any, Dict, Optional, Tuple
 
 from . import platforms
 
-_IO = {
-    "rchar": "read_chars",
-    "wchar": "write_chars",
-    "read_bytes": "read_bytes",
-    "write_bytes": "write_bytes",
-}
+_IO = (
+    (b"rchar:", "read_chars"),
+    (b"wchar:", "write_chars"),
+    (b"read_bytes:", "read_bytes"),
+    (b"write_bytes:", "write_bytes"),
+)
+_TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 _STEAL_FIELD = 8  # of the first line of /proc/stat, behind its name
-
-
-def _read(path: str) -> str:
-    return platforms.read_small(path).decode("ascii", "replace")
 
 
 def reset_peak() -> None:
@@ -40,27 +37,26 @@ def reset_peak() -> None:
 
 def look() -> "Dict[str, Optional[float]]":
     """Return the counters as they stand; only the difference of two looks means anything."""
-    found: "Dict[str, Optional[float]]" = dict.fromkeys(_IO.values())
-    for line in _read("/proc/self/io").splitlines():
-        name, _, value = line.partition(":")
-        if name in _IO:
-            found[_IO[name]] = int(value)
-    found["run_delay_s"] = _field(_read("/proc/self/schedstat"), 1, 1e-9)
-    found["psi_cpu_some_s"] = _pressure(_read("/proc/pressure/cpu"))
-    found["steal_s"] = _field(_read("/proc/stat"), _STEAL_FIELD, 1.0 / os.sysconf("SC_CLK_TCK"))
+    words = platforms.read_small("/proc/self/io").split()
+    moved = dict(zip(words[::2], words[1::2]))
+    found: "Dict[str, Optional[float]]" = {
+        field: int(moved[name]) if name in moved else None for name, field in _IO
+    }
+    found["run_delay_s"] = _field(platforms.read_small("/proc/self/schedstat"), 1, 1e-9)
+    found["psi_cpu_some_s"] = _pressure(platforms.read_small("/proc/pressure/cpu"))
+    found["steal_s"] = _field(platforms.read_small("/proc/stat"), _STEAL_FIELD, _TICK)
     return found
 
 
-def _field(text: str, index: int, unit: float) -> "Optional[float]":
-    words = text.split("\n", 1)[0].split()
+def _field(text: bytes, index: int, unit: float) -> "Optional[float]":
+    words = text.split(None, index + 1)
     return int(words[index]) * unit if len(words) > index else None
 
 
-def _pressure(text: str) -> "Optional[float]":
-    for line in text.splitlines():
-        if line.startswith("some"):
-            return int(line.rpartition("total=")[2]) * 1e-6
-    return None
+def _pressure(text: bytes) -> "Optional[float]":
+    """Return the seconds of its first line, `some`, since boot."""
+    total = text.partition(b"\n")[0].rpartition(b"total=")[2]
+    return int(total) * 1e-6 if total else None
 
 
 def difference(before: "Dict[str, Any]", after: "Dict[str, Any]") -> "Dict[str, Any]":
@@ -72,45 +68,41 @@ def difference(before: "Dict[str, Any]", after: "Dict[str, Any]") -> "Dict[str, 
     return grown
 
 
-def status() -> "Tuple[Optional[int], bool]":
-    """Return (peak bytes since `reset_peak`, whether the kernel forgets what children have used).
+def status() -> "Tuple[Optional[int], bool, Optional[int]]":
+    """Return (peak bytes since `reset_peak`, whether SIGCHLD is ignored, threads besides the main one).
 
-    The second is so where SIGCHLD is ignored.
+    Where it is ignored the kernel forgets what children have used. A thread that was joined leaves the
+    kernel's list a moment later, so a first count above 0 is taken again after a millisecond.
     """
-    text = _read("/proc/self/status")
-    peak, ignored = _number(text, "VmHWM:", 10), _number(text, "SigIgn:", 16)
-    if ignored is None:
-        return None, signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN
-    return None if peak is None else peak * 1024, bool(ignored >> (signal.SIGCHLD - 1) & 1)
+    text = platforms.read_small("/proc/self/status")
+    peak, ignored = _number(text, b"VmHWM:", 10), _number(text, b"SigIgn:", 16)
+    threads = _number(text, b"Threads:", 10)
+    if peak is None or ignored is None or threads is None:
+        return None, signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN, None
+    if threads > 1:
+        time.sleep(0.001)
+        threads = _number(platforms.read_small("/proc/self/status"), b"Threads:", 10) or 1
+    return peak * 1024, bool(ignored >> (signal.SIGCHLD - 1) & 1), threads - 1
 
 
 def anonymous() -> int:
     """Return the bytes of memory of this process that no file holds (RssAnon); 0 where that is unknown."""
-    return (_number(_read("/proc/self/status"), "RssAnon:", 10) or 0) * 1024
+    return (_number(platforms.read_small("/proc/self/status"), b"RssAnon:", 10) or 0) * 1024
 
 
-def _number(text: str, name: str, base: int) -> "Optional[int]":
+def _number(text: bytes, name: bytes, base: int) -> "Optional[int]":
     at = text.find(name)
     return int(text[at + len(name) :].split(None, 1)[0], base) if at >= 0 else None
+
+
+def oom_kills() -> "Optional[int]":
+    """Return how many processes this machine's kernel has killed because memory ran out (/proc/vmstat)."""
+    return _number(platforms.read_small("/proc/vmstat", 65536), b"\noom_kill ", 10)
 
 
 def load() -> "Optional[float]":
     """Return the one-minute load average."""
     try:
         return os.getloadavg()[0]
-    except OSError:
-        return None
-
-
-def threads() -> "Optional[int]":
-    """Return how many threads this process has besides the main one.
-
-    A thread that was joined leaves the kernel's list a moment later, so a first count above 0 is
-    taken again after a millisecond.
-    """
-    try:
-        if len(os.listdir("/proc/self/task")) > 1:
-            time.sleep(0.001)
-        return len(os.listdir("/proc/self/task")) - 1
     except OSError:
         return None

@@ -13,9 +13,9 @@ import random
 import sys
 import time
 import traceback
-from typing import Any, BinaryIO, Callable, Dict, List, MutableSequence, Optional, Tuple
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
 
-from . import hooks, meter, places, platforms, surroundings
+from . import hooks, phases, places
 
 REPORT = "report"
 REPORT_SECONDS = 1.0
@@ -27,89 +27,6 @@ SHORT_STRING = 64 * 1024  # a bytes result longer than this is not spelt out; se
 
 class TooLarge(Exception):
     """The pickled result passed the cap."""
-
-
-class Phases:
-    """The marks: which phase runs now, and what each one that has ended cost.
-
-    `shared` is a page that the supervisor sees too: where a task is killed in its call, it has
-    from there what was used before.
-    """
-
-    def __init__(self, woken: float, shared: "MutableSequence[int]") -> None:
-        self._shared = shared
-        self.name = "start"
-        self.costs: "Dict[str, Dict[str, float]]" = {}
-        self.call: "Dict[str, Any]" = {}
-        self._inherited = surroundings.anonymous()  # the agent's heap, which a fork has as its own
-        # CPU since the fork, which is all this process has used; wall time since it was woken.
-        self.last = meter.snapshot()._replace(wall=woken, own=_NOTHING, children=_NOTHING)
-
-    def enter(self, name: str) -> None:
-        """End the running phase and begin `name`, in one mark."""
-        if name == "call":
-            self._look_around()
-        mark = meter.snapshot()
-        self.costs[self.name] = meter.phase(self.last, mark)
-        if name == "call":
-            meter.share(self._shared, mark)
-        if self.name == "call":
-            self.call = self._call_figures(mark)
-        self.name = name
-        self.last = mark
-
-    def _look_around(self) -> None:
-        """Note, just before the call, what its figures are differences to."""
-        self._older = platforms.relatives(os.getppid(), os.getpid())
-        self._load = surroundings.load()
-        self._before = surroundings.look()
-        surroundings.reset_peak()
-
-    def _call_figures(self, mark: meter.Snapshot) -> "Dict[str, Any]":
-        """What the call has cost, and what the supervisor needs to add what ends later."""
-        figures = surroundings.difference(self._before, surroundings.look())
-        figures.update(meter.call_figures(self.last, mark))
-        alive = platforms.relatives(os.getppid(), os.getpid())
-        # What hooks have left, and the call has waited for: what it had used before is not the call's.
-        waited_for = sum(cpu for pid, cpu in self._older.items() if pid not in alive)
-        waited_for = min(waited_for, figures["cpu_children_s"])
-        for name in ("cpu_s", "cpu_children_s"):
-            figures[name] = meter.exact(figures[name] - waited_for)
-        peak, forgetful = surroundings.status()
-        figures.update(
-            load_1m_start=self._load,
-            rss_peak_bytes=None if peak is None else max(0, peak - self._inherited),
-            threads_alive=surroundings.threads(),
-            descendants_alive=len([pid for pid in alive if platforms.is_running(pid)]),
-            cpu_complete=platforms.LINUX and not forgetful,
-            older=sorted(self._older),
-            alive=sorted(alive),
-            began=self.last.wall,
-            ended=mark.wall,
-        )
-        return figures
-
-
-class _Nothing:
-    """A struct_rusage of zeros, the state of a process at its fork."""
-
-    ru_utime = ru_stime = 0.0
-
-
-_NOTHING: "Any" = _Nothing()
-
-
-def rehearse() -> None:
-    """Go through every mark once, before there is a task.
-
-    A fork pays for each page that it is the first to touch, and the marks touch hundreds: paid here,
-    they cost the task a fifth, and the measured interval next to nothing.
-    """
-    page: "Any" = meter.shared_page()  # one of its own: the supervisor's stays empty until the call
-    phases = Phases(time.monotonic(), page)
-    for name in ("before", "load", "call", "after", "dump", "exit"):
-        phases.enter(name)
-    json.dumps([phases.costs, phases.call])
 
 
 class Request:
@@ -157,9 +74,8 @@ class Request:
         self._file.close()
 
 
-def run(directory: str, spool: str, mask: int, shared: "MutableSequence[int]") -> None:
+def run(directory: str, spool: str, mask: int, marks: phases.Phases) -> None:
     """Run the task in `directory` to its report; never raises, never returns to the caller's loop."""
-    phases = Phases(time.monotonic(), shared)
     report: "Dict[str, Any]" = {"status": "failed"}
     started = time.time()
     owner = os.getpid()
@@ -168,14 +84,14 @@ def run(directory: str, spool: str, mask: int, shared: "MutableSequence[int]") -
         request = Request(os.path.join(directory, places.REQUEST))
         os.unlink(os.path.join(directory, places.REQUEST))
         _stand(request.spec, mask)
-        report = _perform(request, phases, directory, spool)
+        report = _perform(request, marks, directory, spool)
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is an outcome
         _end_if_copy(owner, error)
-        report["error"] = dict(describe(error, phases.name), phase=phases.name)
-    phases.enter("exit")
+        report["error"] = dict(describe(error, marks.name), phase=marks.name)
+    marks.enter("exit")
     _flush()
-    report.update(phases=phases.costs, call=phases.call, started=started, finished=time.time())
-    report["left"] = phases.last.wall
+    report.update(phases=marks.costs, call=marks.call, started=started, finished=time.time())
+    report["left"] = marks.last.wall
     _leave(directory, json.dumps(report).encode())
 
 
@@ -230,7 +146,7 @@ def _stand(spec: "Dict[str, Any]", mask: int) -> None:
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc] # Final only to type checkers
 
 
-def _perform(request: Request, phases: Phases, directory: str, spool: str) -> "Dict[str, Any]":
+def _perform(request: Request, marks: phases.Phases, directory: str, spool: str) -> "Dict[str, Any]":
     """Go through the phases in the order of Covalent's wrapper; return the report's beginnings."""
     owner = os.getpid()
     spec = request.spec
@@ -241,9 +157,9 @@ def _perform(request: Request, phases: Phases, directory: str, spool: str) -> "D
     # In memory, and the file closed before the call: descriptors are the user's to close and to reuse.
     after = [(hook, [request.keep(size) for size in hook["parts"]]) for hook in spec["after"]]
 
-    phases.enter("before")
+    marks.enter("before")
     injected = _run_hooks(before, spool, owner)
-    phases.enter("load")
+    marks.enter("load")
     _forget_import_caches()
     function = load_function()
     args = [load() for load in load_args]
@@ -251,12 +167,12 @@ def _perform(request: Request, phases: Phases, directory: str, spool: str) -> "D
     kwargs.update(injected)
     request.close()
     _end_if_copy(owner)
-    phases.enter("call")
+    marks.enter("call")
     value = function(*args, **kwargs)
-    phases.enter("after")
+    marks.enter("after")
     _end_if_copy(owner)
     _run_hooks(after, spool, owner)
-    phases.enter("dump")
+    marks.enter("dump")
     return _dump(value, os.path.join(directory, places.RESULT), int(spec["max_result_bytes"]), owner)
 
 

@@ -1,0 +1,98 @@
+"""What a supervisor holds while it waits for a task: a worker forked ahead, their pipes, page and group.
+
+Owns the worker's process from its fork to the moment when it is let go: what it inherits, which signals
+it has, the control group that it joins, and the rehearsal of its marks.
+"""
+
+import os
+import select
+import signal
+import socket
+import time
+from typing import Any, Optional, Tuple
+
+from . import cgroup, meter, phases, platforms, pump, worker
+
+WAKE_BYTES = 4096
+RETRY_FORK = 0.2  # seconds between two attempts to have a worker
+
+
+class Standby:
+    """What a forked-ahead supervisor holds while it waits: its worker and their pipes."""
+
+    def __init__(self, control: socket.socket, spool: str, mask: int, groups: "Optional[str]") -> None:
+        out, err, go = os.pipe(), os.pipe(), os.pipe()
+        self.page = meter.shared_page()
+        parent = os.getpid()
+        self.group = cgroup.Group.make(groups, parent)
+        self.pid = _fork_in_time(control)
+        if self.pid == 0:
+            _be_worker(parent, (go[0], out[1], err[1]), spool, mask, self.page, self.group)
+        for handle in (out[1], err[1], go[0]):
+            os.close(handle)
+        self.go = go[1]
+        self._sleeps = True
+        self.stdout, self.stderr = pump.Pump(out[0]), pump.Pump(err[0])
+
+    def wake(self, directory: str) -> None:
+        """Let the worker go, to the task in `directory`."""
+        os.write(self.go, directory.encode())
+        self._sleeps = False
+        os.close(self.go)
+
+    def leave(self) -> None:
+        """Remove the task's group; a worker that never had a task ends first."""
+        if self.group is None:
+            return
+        if self._sleeps:
+            os.close(self.go)
+            os.waitpid(self.pid, 0)
+        self.group.remove()
+
+
+def _fork_in_time(control: socket.socket) -> int:
+    """Fork, as soon as the machine has room for another process; a task that comes meanwhile waits."""
+    agent = select.poll()
+    agent.register(control, 0)  # its end only: an order is for later
+    while True:
+        try:
+            return os.fork()
+        except OSError:  # EAGAIN, ENOMEM
+            if agent.poll(RETRY_FORK * 1000):
+                os._exit(0)
+
+
+def _be_worker(
+    parent: int,
+    pipes: "Tuple[int, int, int]",
+    spool: str,
+    mask: int,
+    page: "Any",
+    group: "Optional[cgroup.Group]",
+) -> None:
+    """Wait to be let go, then run the task; never returns."""
+    code = 1
+    go, out, err = pipes
+    try:
+        platforms.die_with_parent(parent)
+        os.setpgid(0, 0)  # a task that kills its process group means its own
+        signal.set_wakeup_fd(-1)
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        platforms.close_all_but([0, 1, 2, go])
+        if group is not None and not group.join():
+            group = None
+        inherited = phases.rehearse(page, group)
+        directory = os.read(go, WAKE_BYTES).decode()
+        os.close(go)
+        if directory:
+            marks = phases.Phases(time.monotonic(), page, group, inherited)
+            worker.run(directory, spool, mask, marks)
+            code = 0
+    finally:
+        os._exit(code)
