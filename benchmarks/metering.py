@@ -81,6 +81,8 @@ def _in_a_fork(home: str | None) -> list[float]:
         os.write(writing, json.dumps(found).encode())
         os._exit(0)
     os.close(writing)
+    if group is not None:
+        group.rehearse()
     with os.fdopen(reading) as pipe:
         values: list[float] = json.load(pipe)
     os.waitpid(pid, 0)

@@ -214,10 +214,10 @@ def test_the_files_of_a_group(tmp_path: Path) -> None:
         memory_peak="4096\n",
         memory_events="low 0\noom 3\noom_kill 2\n",
     )
-    group.look()
+    group.rehearse()
     assert (group.cpu(), group.memory_peak(), group.oom_kills()) == (1.5, 4096, 2)
     none = written(tmp_path, cpu_stat="usage_usec many\n", memory_peak="max\n", memory_events="")
-    none.look()
+    none.rehearse()
     assert (none.cpu(), none.memory_peak(), none.oom_kills()) == (None, None, None)
 
 

@@ -30,6 +30,8 @@ class Standby:
             _be_worker(parent, (go[0], out[1], err[1]), spool, mask, self.page, self.group)
         for handle in (out[1], err[1], go[0]):
             os.close(handle)
+        if self.group is not None:
+            self.group.rehearse()  # after the fork, which made each page one to be copied
         self.go = go[1]
         self._sleeps = True
         self.stdout, self.stderr = pump.Pump(out[0]), pump.Pump(err[0])
