@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import psutil
 import pytest
 from support import direct
 from support.faults import until
@@ -125,14 +126,20 @@ async def test_no_group_is_left(place: Path) -> None:
         os.makedirs(mounted + own + "/inner/innermost")
         return mounted + own
 
-    before = groups()
     async with direct.here(place, idle_timeout=0.3) as machine:
         ran = await machine.run(nest)
         assert Path(ran.value).parent == Path(str(HOME))
         await until(lambda: not Path(ran.value).exists())
-        assert groups() > before  # of those that wait for a task
+        (agent,) = machine.agents()
+        await until(lambda: bool(waiting(agent) & groups()))
+        mine = waiting(agent) & groups()
         await direct.pool.close_all()
-        await until(lambda: groups() <= before, 10)
+        await until(lambda: not mine & groups(), 10)
+
+
+def waiting(agent: int) -> set[str]:
+    """Return the process ids of an agent's supervisors, as groups are called."""
+    return {str(child.pid) for child in psutil.Process(agent).children()}
 
 
 def groups() -> set[str]:
