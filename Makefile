@@ -6,13 +6,14 @@ WORKERS ?= 2
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint smoke accuracy clean sshd gnu-time
+.PHONY: help demo test lint smoke accuracy soak clean sshd gnu-time
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
 	@echo "make test    ruff, mypy and the whole test suite (PYTEST_ARGS for pytest, WORKERS=$(WORKERS))"
 	@echo "make lint    ruff and mypy"
 	@echo "make accuracy  every figure against a known cost, the kernel and GNU time; then what metering costs"
+	@echo "make soak    faults by the hundred, tasks by the thousand; prints what was held before and after"
 	@echo "make clean   remove what the others made"
 
 demo: $(VENV)/.installed
@@ -40,6 +41,10 @@ accuracy: $(VENV)/.installed-dev sshd gnu-time
 	$(BIN)/python -m benchmarks.accuracy --json build/accuracy.json $(ACCURACY_ARGS) || failed="$$failed accuracy"; \
 	$(BIN)/python -m benchmarks.metering --json build/metering.json || failed="$$failed metering"; \
 	if [ -n "$$failed" ]; then echo "Out of tolerance:$$failed" >&2; exit 1; fi
+
+# Some minutes; the short forms are in `make test`.
+soak: $(VENV)/.installed-dev sshd
+	$(BIN)/pytest -m soak -s $(PYTEST_ARGS)
 
 # The smoke part of the suite under each other Python that Covalent supports and that is here.
 smoke: $(VENV)/.installed-dev sshd

@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from covalent_sshtiming.localtiming import TimingExecutor
+    from covalent_sshtiming.results import load_result
     from covalent_sshtiming.sshtiming import TimingSSHExecutor
 
 __version__ = "0.1.0"
 
-__all__ = ["TimingExecutor", "TimingSSHExecutor", "__version__"]
+__all__ = ["TimingExecutor", "TimingSSHExecutor", "__version__", "load_result"]
 
 _HOMES = {
     "TimingExecutor": "covalent_sshtiming.localtiming",
     "TimingSSHExecutor": "covalent_sshtiming.sshtiming",
+    "load_result": "covalent_sshtiming.results",
 }
 
 

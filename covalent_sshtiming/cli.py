@@ -10,6 +10,7 @@ import click
 
 from covalent_sshtiming import __version__
 from covalent_sshtiming.verbs.demo import demo
+from covalent_sshtiming.verbs.jobs import jobs
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,3 +20,4 @@ def main() -> None:
 
 
 main.add_command(demo)
+main.add_command(jobs)

@@ -42,10 +42,10 @@ class Call:
     parts: list[str]
 
     @property
-    def is_helper(self) -> bool:
-        """Whether Covalent made this node by itself: a list, a dict, an index, an operator."""
+    def kind(self) -> str:
+        """Tell "electron" from "helper", a node that Covalent made by itself: a list, an operator."""
         plain = self.name.isidentifier() or self.name == "<lambda>"
-        return not plain or self.name in _OWN_NAMES
+        return "electron" if plain and self.name not in _OWN_NAMES else "helper"
 
     def body(self, spec: Mapping[str, Any]) -> tuple[int, Callable[[], Iterator[bytes]]]:
         """Return (size in bytes, a function that yields the request's body anew) for a spec."""

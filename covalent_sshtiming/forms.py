@@ -22,6 +22,18 @@ def host_name(value: str) -> str:
     return value
 
 
+def machine(text: str) -> tuple[str, str, int]:
+    """Take [user@]machine[:port] apart into (machine, user or "", port or 0).
+
+    An IPv6 address with a port stands in brackets. What the parts may contain is for others to check.
+    """
+    place = r"\[([0-9A-Fa-f:.%\w]+)\]|([^@:\s\[\]-][^@:\s\[\]]*)"
+    match = re.fullmatch(rf"(?:([^@\s]+)@)?(?:{place})(?::(\d{{1,5}}))?", text)
+    if not match:
+        raise ValueError(f"{text!r:.80} is not [user@]machine[:port]")
+    return match[2] or match[3], match[1] or "", int(match[4] or 0)
+
+
 def user_name(value: str) -> str:
     """Check the name of a user there."""
     if not re.fullmatch(rf"[^\s{_SHELL}-][^\s{_SHELL}]*", value):

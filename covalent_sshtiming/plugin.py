@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -30,10 +30,10 @@ from covalent_sshtiming import errors, outcomes, settings
 from covalent_sshtiming.electron import Call, ResultBuilder, take_apart
 from covalent_sshtiming.host import pool
 from covalent_sshtiming.host.host import Host
-from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.host.task import Outcome, Request
 from covalent_sshtiming.options import LOCAL, Plugin, Settings
 from covalent_sshtiming.outputs import Outputs, place
+from covalent_sshtiming.reach import target_of
 from covalent_sshtiming.stopping import server_is_stopping
 from covalent_sshtiming.timing.log import TimingLog
 from covalent_sshtiming.timing.record import TimingRecord
@@ -209,7 +209,7 @@ class _Run:
         return await self._run()
 
     async def _run(self) -> tuple[Host, Outcome]:
-        host = pool.host_for(_target(self.settings, self.call.python, local=self.local))
+        host = pool.host_for(target_of(self.settings, self.call.python, local=self.local))
         _live[self.task] = (host, self.request)
         if self.task in _cancelled:  # while we looked at the log
             raise TaskCancelledError
@@ -257,7 +257,7 @@ class _Run:
             "node_id": self.task[1],
             "attempt": 1,
             "function": self.call.name,
-            "kind": "helper" if self.call.is_helper else "electron",
+            "kind": self.call.kind,
             "host": self.label,
             "ran_locally": self.local,
             "plugin_version": outcomes.plugin_version(),
@@ -276,41 +276,6 @@ def _section(plugin: Plugin) -> dict[str, Any]:
     return dict(section) if isinstance(section, Mapping) else {}
 
 
-def _target(found: Settings, python: str, *, local: bool) -> Target:
-    return Target(
-        label=found.host_label,
-        hostname=found.hostname,
-        python=python,
-        local=local,
-        port=found.port,
-        username=found.username,
-        key_file=found.ssh_key_file,
-        passphrase_env=found.ssh_key_passphrase_env,
-        passphrase_file=found.ssh_key_passphrase_file,
-        certificate_file=found.ssh_certificate_file,
-        identity_agent=found.identity_agent,
-        password_env=found.password_env,
-        password_file=found.password_file,
-        proxy_jump=found.proxy_jump,
-        host_key_policy=found.host_key_policy,
-        known_hosts_file=found.known_hosts_file,
-        transport=found.transport,
-        python_path=found.python_path or (_own_python(python) if local else ""),
-        cache=found.remote_cache,
-        spool=found.remote_spool,
-        connect_timeout=found.connect_timeout,
-        attempts=found.max_connection_attempts,
-        retry_wait=found.retry_wait_time,
-        reconnect_timeout=found.reconnect_timeout,
-        idle_timeout=found.idle_timeout,
-    )
-
-
-def _own_python(minor: str) -> str:
-    """Return this process's interpreter if it is of that minor version; "" leaves it to a search."""
-    return sys.executable if minor == "{}.{}".format(*sys.version_info) else ""
-
-
 def _request(found: Settings, call: Call, task: _TaskId, key: str) -> Request:
     """Put a call and its settings into the form in which they travel."""
     spec = {
@@ -325,6 +290,8 @@ def _request(found: Settings, call: Call, task: _TaskId, key: str) -> Request:
         "dispatch_id": task[0],
         "node_id": task[1],
         "function": call.name[:200],
+        "kind": call.kind,
+        "submitted": time.time(),
         "python": call.python,
         "max_parallel": found.max_parallel,
         "time_limit": found.time_limit,

@@ -18,7 +18,7 @@ FAR_FILES = sorted((ROOT / "remote").glob("*.py"))
 
 # The first pattern that fits a module holds; a pattern fits a name and everything below it.
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "": ("sshtiming", "localtiming"),
+    "": ("sshtiming", "localtiming", "results"),
     "early": (),
     "__main__": ("cli",),
     "errors": (),
@@ -33,7 +33,23 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "localtiming": ("early", "options", "plugin"),
     "outputs": (),
     "stopping": (),
+    "reach": ("options", "host.target"),
+    "results": ("errors",),
+    "visit": (
+        "errors",
+        "forms",
+        "settings",
+        "outcomes",
+        "reach",
+        "results",
+        "options",
+        "host.pool",
+        "host.host",
+        "timing.log",
+        "timing.record",
+    ),
     "plugin": (
+        "reach",
         "stopping",
         "outputs",
         "early",
@@ -69,9 +85,9 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "host.keys": ("errors", "host.target", "host.sshconfig"),
     "host": ("errors", "host", "remote.wire"),
     "remote": ("remote",),
-    "demo": ("demo", "errors", "TimingSSHExecutor"),
+    "demo": ("demo", "errors", "forms", "TimingSSHExecutor"),
     "cli": ("__version__", "verbs"),
-    "verbs": ("errors", "timing", "options", "settings", "host", "demo"),
+    "verbs": ("errors", "timing", "visit", "demo"),
 }
 
 # Who may name these packages of others.

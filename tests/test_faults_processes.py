@@ -281,9 +281,15 @@ async def sleeper(server: SSHServer, place: Path, asleep: float, after: float) -
     return {**json.loads(told), "log": log, "runs": [len(runs(place / f"n{i}")) for i in range(count)]}
 
 
-async def test_a_dispatcher_that_slept_gets_all_results(server: SSHServer, place: Path) -> None:
+@pytest.mark.parametrize(
+    ("asleep", "after"),
+    [(1.5, 1.5), pytest.param(120, 5, marks=[pytest.mark.soak, pytest.mark.timeout(400)])],
+)
+async def test_a_dispatcher_that_slept_gets_all_results(
+    server: SSHServer, place: Path, asleep: float, after: float
+) -> None:
     """Asleep, its link cut, then without network, name and login for a while: all results still arrive."""
-    seen = await sleeper(server, place, asleep=1.5, after=1.5)
+    seen = await sleeper(server, place, asleep, after)
     assert seen["values"] == [0, 1, 2, 3]
     assert seen["runs"] == [1, 1, 1, 1]
     assert seen["opened"] == 2

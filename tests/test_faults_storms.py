@@ -1,4 +1,4 @@
-"""Faults by the dozen: the short form of what `make soak` (tests/soak.py) does by the hundred."""
+"""Faults by the dozen: the short form of what `make soak` (tests/test_soak.py) does by the hundred."""
 
 from __future__ import annotations
 

@@ -6,7 +6,6 @@ Owns what is printed. Words go to standard error as they come, the findings to s
 from __future__ import annotations
 
 import json
-import re
 import signal
 import sys
 import tempfile
@@ -20,6 +19,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from covalent_sshtiming import forms
 from covalent_sshtiming.demo.dispatcher import Dispatcher, dispatcher
 from covalent_sshtiming.demo.processes import DemoError
 from covalent_sshtiming.demo.sshserver import ssh_server
@@ -77,18 +77,16 @@ def run_demo(host: str | None) -> None:
 
 def parse_host(text: str) -> Machine:
     """Take [user@]machine[:port] apart; an IPv6 address with a port stands in brackets."""
-    match = re.fullmatch(
-        r"(?:(?P<user>[^@\s]+)@)?(?:\[(?P<v6>[0-9A-Fa-f:.%\w]+)\]|(?P<name>[^@:\s\[\]-][^@:\s\[\]]*))(?::(?P<port>\d+))?",
-        text,
-    )
-    if not match:
-        raise click.BadParameter(f"{text!r} is not [user@]machine[:port].", param_hint="--host")
+    try:
+        name, user, port = forms.machine(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="--host") from error
     settings = dict(_REAL_MACHINE)
-    if match["user"]:
-        settings["username"] = match["user"]
-    if match["port"]:
-        settings["port"] = int(match["port"])
-    return Machine(match["v6"] or match["name"], settings, private=False)
+    if user:
+        settings["username"] = user
+    if port:
+        settings["port"] = port
+    return Machine(name, settings, private=False)
 
 
 def _start_ssh(servers: ExitStack, directory: Path) -> Machine:

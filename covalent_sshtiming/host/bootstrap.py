@@ -13,6 +13,7 @@ import hashlib
 import json
 import re
 import shlex
+import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,11 @@ def archive() -> Archive:
     return Archive(data, hashlib.sha256(data).hexdigest())
 
 
+def _own_minor() -> str:
+    """Return our own minor version: where any will do, it most likely has an agent already."""
+    return "{}.{}".format(*sys.version_info)
+
+
 @functools.cache
 def _doorman() -> str:
     source = (Path(__file__).parent.parent / "remote" / "doorman.py").read_bytes()
@@ -80,7 +86,7 @@ def command(target: Target, nonce: str) -> str:
     }
     params = base64.b64encode(json.dumps(facts).encode()).decode()
     script = _EXPLICIT if target.python_path else _SEARCH
-    wanted = target.python_path or f"python{target.python}"
+    wanted = target.python_path or f"python{target.python or _own_minor()}"
     words = ["exec", "sh", "-c", script, "sh", _START, _doorman(), params, wanted]
     return " ".join(shlex.quote(word) for word in words)
 

@@ -31,7 +31,7 @@ from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.streams import Receiver, Streams
 from covalent_sshtiming.host.target import Target
-from covalent_sshtiming.host.task import Outcome, Request, Sink, Task
+from covalent_sshtiming.host.task import Inquiry, Outcome, Request, Sink, Task
 from covalent_sshtiming.remote import wire
 
 _log = logging.getLogger(__name__)
@@ -82,11 +82,7 @@ class Host:
         task = Task(next(self._task_numbers), request, sink)
         self._tasks[task.number] = task
         try:
-            if self._session is not None and self._session.alive:
-                self._send(self._session, task)
-            if self._keeper is None or self._keeper.done():
-                self._keeper = asyncio.ensure_future(self._keep())
-            self._changed.set()
+            self._wake(task)
             return await asyncio.shield(task.future)
         except asyncio.CancelledError:
             task.future.add_done_callback(lambda future: self._abandoned(task, future))
@@ -96,6 +92,14 @@ class Host:
         finally:
             if task.future.done():
                 self._forget(task)
+
+    def _wake(self, task: Task) -> None:
+        """Send a new task off, or see to it that there will be a connection to send it on."""
+        if self._session is not None and self._session.alive:
+            self._send(self._session, task)
+        if self._keeper is None or self._keeper.done():
+            self._keeper = asyncio.ensure_future(self._keep())
+        self._changed.set()
 
     def _abandoned(self, task: Task, future: asyncio.Future[Outcome]) -> None:
         """Clear away a task that nobody waits for any more, once its end is known."""
@@ -122,6 +126,34 @@ class Host:
                 elif self._session is not None and self._session.alive:
                     self._stop_upload(task)
                     self._session.send(wire.CANCEL, task.number, {"key": key})
+
+    async def attach(self, key: str, sink: Sink) -> Outcome:
+        """Wait for the end of a task that some process has sent; raises one of our errors."""
+        task = Task(next(self._task_numbers), Request(key, {}, 0, lambda: ()), sink)
+        task.sent = task.accepted = True
+        return await self._see(task)
+
+    async def jobs(self) -> list[Any]:
+        """Ask which tasks of this user are there; each is a JSON object of a stranger's, or anything else."""
+        inquiry = Inquiry(next(self._task_numbers))
+        await self._see(inquiry)
+        return inquiry.found
+
+    async def _see(self, task: Task) -> Outcome:
+        """Have a task that this process never submits answered."""
+        self._tasks[task.number] = task
+        try:
+            self._wake(task)
+            return await asyncio.shield(task.future)
+        finally:
+            self._forget(task)
+
+    async def acknowledged(self) -> None:
+        """Wait until the far side has said of everything that it is forgotten, or five seconds."""
+        for _ in range(250):
+            if not self._unacknowledged:
+                return
+            await asyncio.sleep(0.02)
 
     async def close(self) -> None:
         """Close the connection; tasks of ours that still run there go on."""
@@ -154,6 +186,10 @@ class Host:
     def _send(self, session: Session, task: Task) -> None:
         """Bring a task to a fresh or warm session: attach if it was ever sent, submit if not."""
         self._stop_upload(task)
+        if isinstance(task, Inquiry):
+            task.found.clear()
+            session.send(wire.LIST, task.number)
+            return
         if task.cancelled:
             session.send(wire.CANCEL, task.number, {"key": task.request.key})
         if task.sent:
@@ -291,6 +327,12 @@ class Host:
             )
         )
 
+    def _on_list(self, task: Task, frame: wire.Frame) -> None:
+        if isinstance(task, Inquiry):
+            task.add(frame.body)
+            if frame.header.get("end"):
+                task.succeed(self._never_ran(task))
+
     # ---- connecting
 
     async def _keep(self) -> None:
@@ -419,4 +461,5 @@ _HANDLERS: dict[int, Callable[[Host, Task, wire.Frame], None]] = {
     wire.RESULT: Host._on_result,
     wire.DATA: Host._on_data,
     wire.OUTCOME: Host._on_outcome,
+    wire.LIST: Host._on_list,
 }

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Callable, Dict, Optional, Tuple
 
-from . import places, platforms, tasks, uploads, wire
+from . import jobs, places, platforms, tasks, uploads, wire
 from .connection import Connection, Gone
 from .foreman import Foreman, Watch
 
@@ -35,6 +35,7 @@ class Desk:
             wire.ACK: self._acknowledge,
             wire.PING: self._ping,
             wire.PONG: self._pong,
+            wire.LIST: self._list,
         }
 
     def answer(self, connection: Connection, frame: wire.Frame) -> None:
@@ -78,7 +79,8 @@ class Desk:
             if not self._claim(connection, frame):
                 return
             head = {name: value for name, value in frame.header.items() if name != "sha256"}
-            upload = uploads.Upload(self._foreman.directory(key), dict(head, agent=self._name))
+            head = dict(head, agent=self._name, accepted=time.time())
+            upload = uploads.Upload(self._foreman.directory(key), head)
             connection.uploads[frame.task] = upload
             upload.add(frame.body)
         except uploads.Refused as refusal:
@@ -169,6 +171,14 @@ class Desk:
         pid = self._foreman.cancel(key)
         if pid is not None:
             platforms.send_signal([pid], signal.SIGTERM)
+
+    def _list(self, connection: Connection, frame: wire.Frame) -> None:
+        """Say which tasks of this user are there, whoever sent them."""
+
+        def is_watched(key: str) -> bool:
+            return self._foreman.is_watched(key, connection)
+
+        connection.download(jobs.telling(self._foreman.base, frame.task, is_watched))
 
     def _acknowledge(self, connection: Connection, frame: wire.Frame) -> None:
         """All is safe at the client: forget the task."""

@@ -41,10 +41,10 @@ def leave(nonce, code, text):
 
 def check_python(params):
     # type: (Dict[str, Any]) -> None
-    """Refuse an interpreter that cannot load what another minor version pickled."""
+    """Refuse an interpreter that cannot load what another minor version pickled; "" is any."""
     if sys.version_info[:2] < (3, 8):
         leave(params["nonce"], "python_too_old", "")
-    if "%d.%d" % tuple(sys.version_info[:2]) != params["python"]:
+    if params["python"] not in ("", "%d.%d" % tuple(sys.version_info[:2])):
         leave(params["nonce"], "python_version", "")
 
 

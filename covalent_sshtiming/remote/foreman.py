@@ -104,6 +104,10 @@ class Foreman:
         if not watch.connection.closed:
             self._watchers.setdefault(key, []).append(watch)
 
+    def is_watched(self, key: str, by_other_than: Connection) -> bool:
+        """Whether another connection waits for the task's end."""
+        return any(watch.connection is not by_other_than for watch in self._watchers.get(key, ()))
+
     def unwatch(self, connection: Connection) -> None:
         """Forget what a connection was watching; the tasks go on."""
         for key in list(self._watchers):
@@ -154,7 +158,8 @@ class Foreman:
         if slots is None:
             return False
         try:
-            control = self._crew.send({name: head.get(name) for name in _ORDER}, slots)
+            order = {name: head.get(name) for name in _ORDER}
+            control = self._crew.send(dict(order, facts=tasks.facts(head)), slots)
         finally:
             for handle in slots:
                 os.close(handle)

@@ -20,7 +20,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from . import figures, meter, places, platforms, standby, surroundings, worker
 
-WAKE_BYTES = 4096
+WAKE_BYTES = 16 * 1024  # an order, with the longest facts of a task
 SLOTS_MAX = 64  # descriptors in one order
 CANCEL_GRACE = 5.0  # seconds between TERM and KILL for a cancel or the time limit
 ROOM = 16 * 1024  # bytes of blanks in `started`, so that report and outcome fit onto a disk that fills up
@@ -120,7 +120,8 @@ class Supervisor:
 
     def _identity(self) -> "Dict[str, Any]":
         ticks = platforms.start_ticks(os.getpid())
-        return {"boot": places.machine()[1], "pid": os.getpid(), "session": os.getsid(0), "ticks": ticks}
+        me = {"boot": places.machine()[1], "pid": os.getpid(), "session": os.getsid(0), "ticks": ticks}
+        return dict(me, facts=self.order.get("facts"))
 
     def _run(self) -> None:
         self.crew.stdout.open(self._path(places.STDOUT))

@@ -17,6 +17,8 @@ from . import places, platforms, pump, supervisor, wire
 ENDED, RUNNING, DIED, WAITING, UNKNOWN = "ended", "running", "died", "waiting", "unknown"
 _LENGTH = struct.Struct("!I")
 FIT_STEP = 64  # characters below which a text gives no more way
+_FACTS = ("function", "kind", "dispatch_id", "node_id", "submitted", "accepted")
+FACT_CHARS = 200
 _HEAD_MAX = wire.MAX_HEADER
 
 
@@ -92,6 +94,15 @@ def read_head(directory: str) -> "Optional[Dict[str, Any]]":
     except ValueError:
         return None
     return head if isinstance(head, dict) and places.is_key(head.get("key")) else None
+
+
+def facts(head: "Dict[str, Any]") -> "Dict[str, Any]":
+    """Return of a request's head what tells people which task it is, texts cut short."""
+    found = {}
+    for name in _FACTS:
+        value = head.get(name)
+        found[name] = value[:FACT_CHARS] if isinstance(value, str) else value
+    return found
 
 
 def every(base: str) -> "Iterator[Tuple[str, str]]":

@@ -29,6 +29,7 @@ ACK = 12  # client: all is safe here; agent: forgotten
 REFUSED = 13  # agent: the request could not be stored
 PING = 14
 PONG = 15
+LIST = 16  # client: which tasks are there; agent: some of them, as JSON in the body
 
 NAMES = {
     HELLO: "hello",
@@ -46,6 +47,7 @@ NAMES = {
     REFUSED: "refused",
     PING: "ping",
     PONG: "pong",
+    LIST: "list",
 }
 
 _HEAD = struct.Struct("!BBHII")

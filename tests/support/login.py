@@ -10,14 +10,13 @@ from typing import Any
 
 import pytest
 
-from covalent_sshtiming import errors, settings
+from covalent_sshtiming import errors, reach, settings
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.host import pool
-from covalent_sshtiming.plugin import _target
 from support import direct  # noqa: F401 - imports Covalent under a configuration of its own
 from support.keys import fingerprint
 
-target_of = functools.partial(_target, local=False)  # a Target from settings, as the executor makes one
+target_of = functools.partial(reach.target_of, local=False)  # as the executor makes it
 SECRET = "correct horse"  # noqa: S105 - opens keys that a test makes
 
 

@@ -1,6 +1,6 @@
 """Thousands of tasks with faults among them, and large transfers: what is held, and how late the loop is.
 
-`make test` asks for few, `make soak` (tests/soak.py) for many; both judge by `grown`.
+`make test` asks for few, `make soak` (tests/test_soak.py) for many; both judge by `grown`.
 """
 
 from __future__ import annotations

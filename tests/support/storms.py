@@ -1,6 +1,6 @@
 """Faults by the hundred: cuts at every offset, cancels at any moment.
 
-Each of these is one coroutine with a number: `make test` asks for few, `make soak` (tests/soak.py) for
+Each of these is one coroutine with a number: `make test` asks for few, `make soak` (tests/test_soak.py) for
 many. They return what they have seen, so that both can print it, and judge nothing themselves.
 """
 

@@ -1,0 +1,168 @@
+"""`covalent-sshtiming jobs`: which tasks are on a machine, and what a person may do with one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+if TYPE_CHECKING:
+    from covalent_sshtiming.visit import Job, Visit
+
+_EXAMPLES = """
+\b
+Examples:
+  covalent-sshtiming jobs gpubox
+  covalent-sshtiming jobs me@gpubox:2222 --json
+  covalent-sshtiming jobs gpubox --fetch 3f9a
+  covalent-sshtiming jobs gpubox --fetch all
+  covalent-sshtiming jobs gpubox --kill 3f9a
+"""
+
+
+@click.command(epilog=_EXAMPLES)
+@click.argument("host", metavar="HOST")
+@click.option("--fetch", metavar="KEY|all", help="Bring a finished task's record and result home.")
+@click.option("--kill", metavar="KEY", help="End a task with all its processes.")
+@click.option("--clean", is_flag=True, help="Remove what has finished and nobody has fetched.")
+@click.option("--yes", is_flag=True, help="Do not ask before --clean.")
+@click.option("--log", "log_path", metavar="FILE", help="Timing log for --fetch, if not the configured one.")
+@click.option("--json", "as_json", is_flag=True, help="List as JSON, with whole keys.")
+def jobs(
+    *,
+    host: str,
+    fetch: str | None,
+    kill: str | None,
+    clean: bool,
+    yes: bool,
+    log_path: str | None,
+    as_json: bool,
+) -> None:
+    """List the tasks of yours that are on HOST: queued, running, or finished and not fetched.
+
+    HOST is a machine of covalent.conf, or [user@]machine[:port]. A KEY may be cut short as long as it
+    fits one task only. A finished task that a dispatcher still waits for is left to it.
+    """
+    if sum(map(bool, (fetch, kill, clean))) > 1:
+        raise click.UsageError("only one of --fetch, --kill and --clean at a time.")
+    from covalent_sshtiming.errors import SSHTimingError
+    from covalent_sshtiming.visit import visit
+
+    async def go() -> None:
+        async with visit(host, log_path) as there:
+            found = await there.jobs()
+            if fetch:
+                await _fetch(there, found, fetch)
+            elif kill:
+                await _kill(there, _one(found, kill))
+            elif clean:
+                await _clean(there, found, yes=yes)
+            else:
+                _show(found, host, as_json=as_json)
+
+    try:
+        asyncio.run(go())
+    except SSHTimingError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _one(found: Sequence[Job], key: str) -> Job:
+    """Return the job whose key begins so."""
+    fitting = [job for job in found if job.key.startswith(key)]
+    if len(fitting) == 1:
+        return fitting[0]
+    many = f"{len(fitting)} tasks there have keys that begin with {key!r}: give more of it."
+    raise click.ClickException(many if fitting else f"no task there has a key that begins with {key!r}.")
+
+
+def _fail(text: str) -> NoReturn:
+    raise click.ClickException(text)
+
+
+async def _fetch(there: Visit, found: Sequence[Job], key: str) -> None:
+    if key == "all":
+        chosen = [job for job in found if job.state == "finished" and not job.watched]
+    else:
+        chosen = [_one(found, key)]
+    for job in chosen:
+        if job.watched:
+            _fail(f"{job.key[:8]} is waited for by a dispatcher that is connected; it will have it.")
+        if job.state != "finished":
+            _fail(f"{job.key[:8]} is {job.state}; fetch it when it has finished.")
+        brought = await there.fetch(job)
+        if brought.error:
+            click.echo(brought.error, err=True)
+        if brought.path:
+            click.echo(str(brought.path))
+            click.echo(f"Read it with covalent_sshtiming.load_result({job.key[:8]!r}).", err=True)
+        click.echo(f"{job.key[:8]} {job.status}: its record is in {brought.log}", err=True)
+    if not chosen:
+        click.echo("Nothing there waits to be fetched.", err=True)
+
+
+async def _kill(there: Visit, job: Job) -> None:
+    if job.state == "finished":
+        _fail(f"{job.key[:8]} has finished already ({job.status}).")
+    status = await there.kill(job)
+    click.echo(f"{job.key[:8]} {status}. Its record can be had with --fetch.", err=True)
+
+
+async def _clean(there: Visit, found: Sequence[Job], *, yes: bool) -> None:
+    chosen = [job for job in found if job.state == "finished" and not job.watched]
+    if not chosen:
+        click.echo("Nothing there is to be removed.", err=True)
+        return
+    if not yes:
+        click.confirm(f"Remove {len(chosen)} finished tasks with their results?", abort=True, err=True)
+    await there.forget(chosen)
+    click.echo(f"Removed {len(chosen)}.", err=True)
+
+
+def _show(found: Sequence[Job], host: str, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([job.to_dict() for job in found], indent=1))
+        return
+    if not found:
+        click.echo(f"{host} has no task of yours.", err=True)
+        return
+    width = _unique(job.key for job in found)
+    rows = [["KEY", "STATE", "AGE", "CPU", "FUNCTION", "DISPATCH", "NODE"]]
+    for job in found:
+        state = job.status or job.state if job.state == "finished" else job.state
+        rows.append(
+            [
+                job.key[:width],
+                state + (" (waited for)" if job.watched else ""),
+                _duration(job.age_s),
+                "" if job.cpu_s is None else f"{job.cpu_s:.2f} s",
+                job.function,
+                job.dispatch_id[:8],
+                "" if job.node_id is None else str(job.node_id),
+            ]
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip())
+
+
+def _unique(keys: Any) -> int:
+    """Return how many characters tell these keys apart, 8 at least."""
+    known = list(keys)
+    return next((size for size in range(8, 32) if len({key[:size] for key in known}) == len(known)), 32)
+
+
+_UNITS: tuple[tuple[float, str, Callable[[float], str]], ...] = (
+    (60, "s", "{:.0f}".format),
+    (3600, "min", lambda s: f"{s / 60:.0f}"),
+    (86400, "h", lambda s: f"{s / 3600:.1f}"),
+    (float("inf"), "d", lambda s: f"{s / 86400:.1f}"),
+)
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return next(f"{form(seconds)} {unit}" for limit, unit, form in _UNITS if seconds < limit)

@@ -1,0 +1,202 @@
+"""Visit: a short connection to a machine by hand, to see its tasks and to fetch, end or remove some.
+
+Owns what the far side says of a task before anybody prints it (bounded, without control characters), and
+what fetching means: record into the log, result into its file, and only then is the task forgotten there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from covalent_sshtiming import forms, outcomes, settings
+from covalent_sshtiming.errors import ConfigError, TaskError
+from covalent_sshtiming.host import pool
+from covalent_sshtiming.host.host import Host
+from covalent_sshtiming.options import Settings
+from covalent_sshtiming.reach import target_of
+from covalent_sshtiming.results import ResultFile
+from covalent_sshtiming.timing.log import TimingLog
+from covalent_sshtiming.timing.record import TimingRecord
+
+_STATES = ("queued", "running", "finished", "uploading")
+_KEY = 32  # hexadecimal digits
+
+
+@dataclass(frozen=True)
+class Job:
+    """A task on a machine; texts are the machine's, made fit for a terminal.
+
+    Attributes:
+        key: its key there, 32 hexadecimal digits.
+        state: queued, running, finished (and not yet fetched) or uploading.
+        status: how it has finished, "" before.
+        function: the electron's name.
+        kind: electron or helper.
+        dispatch_id: the dispatch that it belongs to.
+        node_id: its node.
+        submitted: seconds since the epoch, by the clock of whoever sent it.
+        age_s: seconds since it was accepted there, by that machine's clock.
+        cpu_s: CPU seconds; of a running task those so far, with the harness; of a finished one its `cpu_s`.
+        watched: whether a connected dispatcher waits for it.
+    """
+
+    key: str
+    state: str
+    status: str
+    function: str
+    kind: str
+    dispatch_id: str
+    node_id: int | None
+    submitted: float | None
+    age_s: float | None
+    cpu_s: float | None
+    watched: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a flat object."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Brought:
+    """What a fetch brought: the result's file if there is one, the error's sentence, the log's path."""
+
+    path: Path | None
+    error: str
+    log: Path
+
+
+def job_of(told: object) -> Job | None:
+    """Make a job of what a machine says of it; None for what is none."""
+    if not isinstance(told, Mapping):
+        return None
+    key, state = told.get("key"), told.get("state")
+    if not isinstance(key, str) or len(key) != _KEY or key.strip("0123456789abcdef") or state not in _STATES:
+        return None
+    node = told.get("node_id")
+    return Job(
+        key=key,
+        state=str(state),
+        status=_text(told.get("status")),
+        function=_text(told.get("function")),
+        kind=_text(told.get("kind")),
+        dispatch_id=_text(told.get("dispatch_id")),
+        node_id=node if type(node) is int and abs(node) < 1 << 62 else None,
+        submitted=_number(told.get("submitted")),
+        age_s=_number(told.get("age_s")),
+        cpu_s=_number(told.get("cpu_s")),
+        watched=told.get("watched") is True,
+    )
+
+
+def _text(value: object) -> str:
+    return outcomes.clean(value, 200).replace("\n", " ").replace("\t", " ") if isinstance(value, str) else ""
+
+
+def _number(value: object) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        return None
+    return float(value)
+
+
+class Visit:
+    """A machine that is being looked at."""
+
+    def __init__(self, host: Host, found: Settings) -> None:
+        self._host = host
+        self._settings = found
+        self._log = TimingLog(found.timing_filepath)
+
+    async def jobs(self) -> list[Job]:
+        """Return the tasks that are there, oldest first; raises one of our errors."""
+        told = await self._host.jobs()
+        found = [job for job in map(job_of, told) if job is not None]
+        return sorted(found, key=lambda job: -(job.age_s or 0.0))
+
+    async def fetch(self, job: Job) -> Brought:
+        """Bring a finished task home, then let the machine forget it.
+
+        Raises:
+            ConfigError: if the timing log cannot be written; nothing was fetched.
+        """
+        await asyncio.to_thread(self._log.check_writable)
+        file = ResultFile(job.key, self._settings.max_result_bytes)
+        error: TaskError | None
+        path = None
+        try:
+            outcome = await self._host.attach(job.key, file)
+            error = outcomes.error_of(outcome, self._settings.host_label, job.function)
+            if error is None and outcome.ended.get("status") == "completed":
+                path = await asyncio.to_thread(file.finish)
+        finally:
+            file.close()
+        figures = outcomes.record_of(outcome, error)
+        record = TimingRecord.from_mapping({**figures, **self._known(job, file)})
+        await asyncio.to_thread(self._log.append, record)
+        await self.forget([job])
+        trace = f"{error.traceback.rstrip()}\n" if error is not None and error.traceback else ""
+        return Brought(path, f"{trace}{error}" if error else "", self._log.path)
+
+    def _known(self, job: Job, file: ResultFile) -> dict[str, Any]:
+        return {
+            "record_id": job.key,
+            "dispatch_id": job.dispatch_id,
+            "node_id": job.node_id,
+            "attempt": 1,
+            "function": job.function,
+            "kind": job.kind or "electron",
+            "host": self._settings.host_label,
+            "ran_locally": False,
+            "plugin_version": outcomes.plugin_version(),
+            "submitted_at": outcomes.timestamp(job.submitted),
+            "result_bytes": file.size,
+        }
+
+    async def kill(self, job: Job) -> str:
+        """End a task and wait until nothing of it runs; return its status."""
+        ending = asyncio.ensure_future(self._host.attach(job.key, ResultFile(job.key, 0)))
+        await asyncio.sleep(0)
+        self._host.cancel(job.key)
+        outcome = await ending
+        return outcomes.clean(outcome.ended.get("status"), 20)
+
+    async def forget(self, chosen: Sequence[Job]) -> None:
+        """Have the machine remove finished tasks."""
+        for job in chosen:
+            self._host.acknowledge(job.key)
+        await self._host.acknowledged()
+
+
+@asynccontextmanager
+async def visit(machine: str, log_path: str | None) -> AsyncIterator[Visit]:
+    """Go to a machine with the executor's settings for it.
+
+    Args:
+        machine: a name of covalent.conf, or [user@]machine[:port].
+        log_path: the timing log for what is fetched; None for the configured one.
+
+    Raises:
+        ConfigError: for a machine that is none, or settings that are wrong.
+    """
+    try:
+        name, user, port = forms.machine(machine)
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from error
+    arguments: dict[str, Any] = {"hostname": name}
+    if user:
+        arguments["username"] = user
+    if port:
+        arguments["port"] = port
+    if log_path:
+        arguments["timing_filepath"] = settings.absolute_from_caller(log_path)
+    found = settings.resolve(arguments, await asyncio.to_thread(settings.load_section))
+    try:
+        yield Visit(pool.host_for(target_of(found, "", local=False)), found)
+    finally:
+        await pool.close_all()

@@ -1,0 +1,381 @@
+"""`covalent-sshtiming jobs`: what is on a machine, and fetching, ending and removing it by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import toml
+from conftest import executor_settings
+from support import direct
+from support.faults import noting, until
+
+import covalent_sshtiming
+from covalent_sshtiming import errors, results, visit
+from covalent_sshtiming.demo.sshserver import SSHServer
+from covalent_sshtiming.timing.log import read_log
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Return a directory whose path is short enough for a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="jobs-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture
+async def machine(
+    sshd: SSHServer, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[direct.Machine]:
+    """Return a machine that covalent.conf calls gpubox, with a data directory of our own."""
+    settings = executor_settings(sshd, place / "spool")
+    conf = {name: value for name, value in settings.items() if name != "hostname"}
+    conf |= {"timing_filepath": str(place / "fetched.log"), "python_path": sys.executable}
+    table = {"hosts": {"gpubox": {"hostname": settings["hostname"]}}, **conf}
+    (place / "conf").mkdir()
+    (place / "conf" / "covalent.conf").write_text(toml.dumps({"executors": {"sshtiming": table}}))
+    monkeypatch.setenv("COVALENT_CONFIG_DIR", str(place / "conf"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(place / "data"))
+    async with direct.machine(sshd, place, max_parallel=1) as reached:
+        yield reached
+
+
+async def jobs(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
+    """Run the verb in a process of its own."""
+    command = [sys.executable, "-m", "covalent_sshtiming", "jobs", *arguments]
+    return await asyncio.to_thread(
+        subprocess.run, command, capture_output=True, text=True, input=answer, timeout=60, check=False
+    )
+
+
+async def listed(*arguments: str) -> list[dict[str, Any]]:
+    """Return what `jobs gpubox --json` prints."""
+    ran = await jobs("gpubox", "--json", *arguments)
+    assert ran.returncode == 0, ran.stderr
+    found: list[dict[str, Any]] = json.loads(ran.stdout)
+    return found
+
+
+async def left_alone(machine: direct.Machine, function: Callable[..., Any], *args: Any) -> None:
+    """Submit a task and let go of it and of the connection, as a killed dispatcher does."""
+    before = known(machine)
+    running = asyncio.ensure_future(machine.run(function, *args, options={"on_shutdown": "leave"}))
+    await until(lambda: known(machine) > before)
+    await direct.pool.close_all()
+    await running
+
+
+def known(machine: direct.Machine) -> set[str]:
+    """Return the keys of the tasks that were accepted."""
+    return {
+        path.parent.name for name in ("request", "started") for path in machine.spool.glob(f"tasks/*/{name}")
+    }
+
+
+async def finished(machine: direct.Machine, count: int = 1) -> None:
+    """Wait until so many tasks have their outcome on disk."""
+    await until(lambda: len(list(machine.spool.glob("tasks/*/outcome"))) == count, 20)
+
+
+def burn_and_return(seconds: float) -> Callable[[], dict[str, int]]:
+    """Return a function that burns CPU time and returns a value."""
+
+    def burner() -> dict[str, int]:
+        import time
+
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+        return {"answer": 42}
+
+    return burner
+
+
+async def test_nothing_there_is_said(machine: direct.Machine) -> None:
+    """A machine without a task of ours gives an empty list: a sentence for people, [] for programs."""
+    ran = await jobs("gpubox")
+    assert (ran.returncode, ran.stdout) == (0, "")
+    assert ran.stderr == "gpubox has no task of yours.\n"
+    assert await listed() == []
+
+
+async def test_running_and_queued_are_listed(machine: direct.Machine, place: Path) -> None:
+    """A task that runs and one that waits are listed with state, age, function, node and CPU time so far."""
+    await left_alone(machine, burn_and_return(30))
+    await left_alone(machine, noting(place / "second"))
+    await asyncio.sleep(1)
+    found = {job["state"]: job for job in await listed()}
+    assert set(found) == {"running", "queued"}
+    running, queued = found["running"], found["queued"]
+    assert (running["function"], queued["function"]) == ("burner", "note")
+    assert 0.5 < running["cpu_s"] < 20
+    assert queued["cpu_s"] is None
+    assert running["age_s"] > queued["age_s"] > 0
+    assert running["dispatch_id"] == "dispatch"
+    assert isinstance(running["node_id"], int)
+    ran = await jobs("gpubox")
+    header, first, second = ran.stdout.splitlines()
+    assert header.split() == ["KEY", "STATE", "AGE", "CPU", "FUNCTION", "DISPATCH", "NODE"]
+    assert first.split()[:2] == [running["key"][:8], "running"]
+    assert second.split()[:2] == [queued["key"][:8], "queued"]
+
+
+async def test_a_result_is_fetched_once_and_read(machine: direct.Machine, place: Path) -> None:
+    """--fetch appends the record, writes the result where load_result reads it, and the task is forgotten."""
+    await left_alone(machine, burn_and_return(0.3))
+    await finished(machine)
+    (job,) = await listed()
+    assert (job["state"], job["status"]) == ("finished", "completed")
+    assert 0.29 < job["cpu_s"] < 0.5
+    ran = await jobs("gpubox", "--fetch", job["key"][:6])
+    assert ran.returncode == 0, ran.stderr
+    path = Path(ran.stdout.strip())
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert f"its record is in {place / 'fetched.log'}" in ran.stderr
+    for name in (job["key"], job["key"][:8], str(path)):
+        assert covalent_sshtiming.load_result(name) == {"answer": 42}
+    (record,) = read_log(place / "fetched.log").records
+    assert (record.record_id, record.status, record.host) == (job["key"], "completed", "gpubox")
+    assert (record.function, record.dispatch_id, record.node_id) == ("burner", "dispatch", job["node_id"])
+    assert record.cpu_s == job["cpu_s"]
+    assert record.result_bytes is not None
+    assert record.submitted_at is not None
+    assert not list(machine.spool.glob("tasks/*"))
+    ran = await jobs("gpubox", "--fetch", job["key"])
+    assert ran.returncode == 1
+    assert "no task there has a key that begins with" in ran.stderr
+
+
+async def test_a_failed_task_brings_its_error(machine: direct.Machine, place: Path) -> None:
+    """--fetch of a task that raised prints its traceback and sentence, and appends its record."""
+
+    def fail() -> None:
+        raise ValueError("no such luck")
+
+    await left_alone(machine, fail)
+    await finished(machine)
+    ran = await jobs("gpubox", "--fetch", "all")
+    assert (ran.returncode, ran.stdout) == (0, "")
+    assert "Traceback" in ran.stderr
+    assert "gpubox: fail raised ValueError: no such luck." in ran.stderr
+    (record,) = read_log(place / "fetched.log").records
+    assert (record.status, record.error_type) == ("failed", "TaskFailed")
+    assert (await jobs("gpubox", "--fetch", "all")).stderr == "Nothing there waits to be fetched.\n"
+
+
+async def test_a_killed_task_ends_with_its_children(machine: direct.Machine, place: Path) -> None:
+    """--kill ends a running task with all its processes, and one that waits before it begins."""
+
+    def family(path: str) -> None:
+        import subprocess
+
+        child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        with open(path, "w") as file:
+            file.write(str(child.pid))
+        child.wait()
+
+    await left_alone(machine, family, str(place / "child"))
+    await left_alone(machine, noting(place / "never"))
+    await until(lambda: (place / "child").exists() and bool((place / "child").read_text()))
+    child = psutil.Process(int((place / "child").read_text()))
+    keys = {job["state"]: job["key"] for job in await listed()}
+    for state in ("queued", "running"):
+        ran = await jobs("gpubox", "--kill", keys[state])
+        assert (ran.returncode, ran.stdout) == (0, "")
+        assert ran.stderr.startswith(f"{keys[state][:8]} cancelled.")
+    assert not child.is_running()
+    assert not (place / "never").exists()
+    ran = await jobs("gpubox", "--kill", keys["running"])
+    assert ran.returncode == 1
+    assert "has finished already (cancelled)" in ran.stderr
+
+
+async def test_clean_removes_what_has_finished(machine: direct.Machine, place: Path) -> None:
+    """--clean asks, then removes finished tasks, never one that runs or waits."""
+    await left_alone(machine, lambda: 1)
+    await finished(machine)
+    await left_alone(machine, burn_and_return(30))
+    ran = await jobs("gpubox", "--clean", answer="n\n")
+    assert ran.returncode == 1
+    assert "Remove 1 finished tasks with their results?" in ran.stderr
+    assert len(await listed()) == 2
+    ran = await jobs("gpubox", "--clean", "--yes")
+    assert (ran.returncode, ran.stderr) == (0, "Removed 1.\n")
+    assert [job["state"] for job in await listed()] == ["running"]
+    assert (await jobs("gpubox", "--clean", "--yes")).stderr == "Nothing there is to be removed.\n"
+
+
+async def test_what_a_dispatcher_waits_for_is_left_to_it(machine: direct.Machine, place: Path) -> None:
+    """A task whose dispatcher is connected is listed as waited for, and neither fetched nor removed."""
+    running = asyncio.ensure_future(machine.run(noting(place / "ran", 6)))
+    await until((place / "ran").exists)
+    (job,) = await listed()
+    assert job["watched"] is True
+    assert "running (waited for)" in (await jobs("gpubox")).stdout
+    ran = await jobs("gpubox", "--fetch", job["key"])
+    assert ran.returncode == 1
+    assert "is waited for by a dispatcher that is connected" in ran.stderr
+    assert (await running).value == "result"
+    assert machine.host.connections == 1
+
+
+async def test_a_task_that_died_can_be_fetched(machine: direct.Machine, place: Path) -> None:
+    """A task whose supervisor was killed is listed as killed, and its record says so."""
+    await left_alone(machine, noting(place / "ran", 60))
+    await until((place / "ran").exists)
+    worker = psutil.Process(int((place / "ran").read_text()))
+    supervisor = worker.parent()
+    assert supervisor is not None
+    supervisor.kill()
+    await until(lambda: not worker.is_running())
+    (job,) = await listed()
+    assert (job["state"], job["status"]) == ("finished", "killed")
+    ran = await jobs("gpubox", "--fetch", job["key"], "--log", str(place / "other.jsonl"))
+    assert "lost its supervisor, which something killed" in ran.stderr
+    (record,) = read_log(place / "other.jsonl").records
+    assert record.status == "killed"
+
+
+async def test_tasks_of_another_version_are_listed(machine: direct.Machine, place: Path) -> None:
+    """Tasks are found on the disk, whichever agent has them, and facts that are not there are left open."""
+    await left_alone(machine, lambda: 1)
+    await finished(machine)
+    (directory,) = machine.spool.glob("tasks/*")
+    started = json.loads((directory / "started").read_text())
+    del started["facts"]
+    (directory / "started").write_text(json.dumps(started))
+    for agent in machine.agents():
+        os.kill(agent, 9)
+    (job,) = await listed()
+    assert (job["function"], job["node_id"], job["age_s"]) == ("", None, None)
+    assert (await jobs("gpubox", "--fetch", job["key"])).returncode == 0
+
+
+async def test_a_machine_without_our_minor_version_is_looked_at(
+    machine: direct.Machine, sshd: SSHServer
+) -> None:
+    """The list needs no Python of our minor version there, and HOST may be an address with a port."""
+    found = toml.loads(Path(os.environ["COVALENT_CONFIG_DIR"], "covalent.conf").read_text())
+    table = found["executors"]["sshtiming"]
+    table["python_path"] = other_python()
+    Path(os.environ["COVALENT_CONFIG_DIR"], "covalent.conf").write_text(toml.dumps(found))
+    ran = await jobs(f"{table['username']}@{sshd.host}:{sshd.port}")
+    assert (ran.returncode, ran.stderr) == (
+        0,
+        f"{table['username']}@{sshd.host}:{sshd.port} has no task of yours.\n",
+    )
+
+
+def other_python() -> str:
+    """Return a Python of another minor version."""
+    from support.interpreters import find_interpreter
+
+    for minor in ("3.8", "3.9", "3.12", "3.13"):
+        path = find_interpreter(minor)
+        if path and f"{sys.version_info[0]}.{sys.version_info[1]}" != minor:
+            return str(path)
+    pytest.skip("no Python of another minor version")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "text"),
+    [
+        (["nobody@", "--json"], 1, "'nobody@' is not [user@]machine[:port]."),
+        (["127.0.0.1:1"], 1, "127.0.0.1"),
+        (["gpubox", "--fetch", "a", "--clean"], 2, "only one of --fetch, --kill and --clean at a time."),
+        ([], 2, "Missing argument 'HOST'"),
+    ],
+)
+async def test_what_cannot_be_done_is_said(
+    machine: direct.Machine, arguments: list[str], code: int, text: str
+) -> None:
+    """Bad usage exits with 2, a machine that is not there with 1, each with a sentence on stderr."""
+    ran = await jobs(*arguments)
+    assert (ran.returncode, ran.stdout) == (code, "")
+    assert text in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_machines_words_are_made_fit_for_a_terminal() -> None:
+    """Control characters, wrong types and numbers out of bounds of a hostile machine do not come through."""
+    key = "0" * 32
+    told: dict[str, Any] = {
+        "key": key,
+        "state": "running",
+        "function": "\x1b[31mred\n" + "x" * 5000,
+        "dispatch_id": {"a": 1},
+        "node_id": True,
+        "age_s": float("nan"),
+        "cpu_s": -1,
+        "watched": "yes",
+    }
+    job = visit.job_of(told)
+    assert job is not None
+    assert "\x1b" not in job.function
+    assert "\n" not in job.function
+    assert len(job.function) <= 200
+    assert (job.dispatch_id, job.node_id, job.age_s, job.cpu_s, job.watched) == ("", None, None, None, False)
+    wrong: Any
+    for wrong in (None, [], {**told, "key": "../../etc"}, {**told, "state": "odd"}, {**told, "key": "0"}):
+        None,
+        [],
+        {**told, "key": "../../etc"},
+        {**told, "state": "exploded"},
+        {**told, "key": "0"},
+    ):
+        assert visit.job_of(wrong) is None
+
+
+def test_a_result_file_believes_no_sizes(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sizes that make no sense, a result over the cap, one too long or too short: no file appears."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(place))
+    for parts in (None, [1, 2], [1, 2, -3], [1, 2, True], [0, 0, "9"], [2 << 20, 0, 0]):
+        with pytest.raises((errors.ResultError, errors.ResultTooLarge)):
+            results.ResultFile("a" * 32, 100).begin(parts)
+    with pytest.raises(errors.ResultTooLarge, match="over max_result_bytes = 100"):
+        results.ResultFile("a" * 32, 100).begin([0, 0, 101])
+    file = results.ResultFile("a" * 32, 100)
+    file.begin([1, 1, 3])
+    with pytest.raises(errors.ResultError, match="longer"):
+        file.add(b"123456")
+    file.begin([1, 1, 3])
+    file.add(b"1234")
+    with pytest.raises(errors.ResultError, match="shorter"):
+        file.finish()
+    file.close()
+    assert not list(results.directory().iterdir())
+
+
+def test_load_result_says_what_is_wrong(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No such key, more than one, no such file and a file of something else are four sentences."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(place))
+    results.directory().mkdir(parents=True)
+    for name in ("ab1", "ab2"):
+        (results.directory() / f"{name}.result").write_bytes(b"something else\n")
+    for name, words in (
+        ("ff", "has no result whose key begins with 'ff'"),
+        ("ab", "has 2 results whose key begins with 'ab'"),
+        ("../x", "there is no file ../x"),
+        ("ab1", "is no result that was fetched"),
+    ):
+        with pytest.raises(errors.ConfigError, match=words):
+            covalent_sshtiming.load_result(name)
+
+
+def test_the_age_is_readable() -> None:
+    """Ages are in the unit that suits them."""
+    from covalent_sshtiming.verbs.jobs import _duration
+
+    seen = [_duration(seconds) for seconds in (None, 5, 300, 9000, 200_000)]
+    assert seen == ["", "5 s", "5 min", "2.5 h", "2.3 d"]
