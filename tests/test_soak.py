@@ -131,7 +131,8 @@ if victim:
     ct.cancel(victim)
 result = ct.get_result(dispatch_id, wait=True)
 ended = ct.get_result(victim, wait=True) if victim else None
-nodes = [str(ended.get_node_result(n)["status"]) for n in range(stopped)] if victim else []
+every = ended.get_all_node_results() if victim else []
+nodes = [str(node["status"]) for node in every if node["node_name"] == "slow"]
 print(json.dumps([str(result.status), result.result, nodes]))
 """
 

@@ -229,7 +229,7 @@ async def moves(server: SSHServer, place: Path, size: int, pieces: int) -> dict[
     place.mkdir(exist_ok=True)
     async with direct.machine(server, place) as machine:
         piece = size // pieces
-        data = direct.transportable(random.Random(2).randbytes(piece))
+        data = direct.transportable(random.Random(2).randbytes(1 << 20) * (piece >> 20))
         await machine.run(_echo(), 1)
         for name, function, values in (
             ("up", _digest(), (data,)),
