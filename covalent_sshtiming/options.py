@@ -148,6 +148,12 @@ class Settings:
         check=one_of("cancel", "leave"),
     )
     time_limit: float | None = _row(None, "Longest run of a task; -1 is no limit", "seconds", low=-_LIMIT)
+    memory_limit: int = _row(
+        0, "Most memory of each of a task's processes, of all together where groups count it", "bytes"
+    )
+    process_limit: int = _row(
+        0, "Most processes and threads of a task; without a group, about that many", "processes"
+    )
     max_result_bytes: int = _row(8 * 1024**3, "Largest pickled result; the default is 8 GiB", "bytes")
     linger: float = _row(1, "Grace for a task's left-over child processes before KILL", "seconds")
     log_stdout: str = _row("", "File that the task's output is added to as it comes, see below")

@@ -296,6 +296,8 @@ def _request(found: Settings, call: Call, task: _TaskId, key: str) -> Request:
         "max_parallel": found.max_parallel,
         "time_limit": found.time_limit,
         "linger": found.linger,
+        "memory_limit": found.memory_limit,
+        "process_limit": found.process_limit,
     }
     size, chunks = call.body(spec)
     return Request(key, head, size, chunks)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 from support import leftovers
+from support.farside import PYTHON, FarSide
 from support.keys import make_key, sign
 
 from covalent_sshtiming.demo.dispatcher import Dispatcher
@@ -126,3 +130,41 @@ def dispatcher(
     home = tmp_path_factory.mktemp("covalent")
     with private_dispatcher(home, executors={"sshtiming": executor_settings(sshd, spool)}) as server:
         yield server
+
+
+@pytest.fixture
+def short_place() -> Iterator[Path]:
+    """Return a directory of one test whose path is short enough for a socket in it."""
+    with tempfile.TemporaryDirectory(prefix="sp-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+LIMITED_USER = 61234  # a user id with no process but ours
+
+
+@pytest.fixture
+def crowded(short_place: Path) -> Iterator[FarSide]:
+    """Return a far side under a user id that nobody else has: root is exempt from limits on processes."""
+    if os.getuid() != 0 or not shutil.which("prlimit"):
+        pytest.skip("root is exempt from the limit on processes, and only root can be another user")
+    python = next((one for one in (sys.executable, "/usr/bin/python3") if may_run(one)), None)
+    if python is None:
+        pytest.skip(f"no Python {PYTHON} that another user may run")
+    short_place.chmod(0o755)
+    room = short_place / "far"
+    room.mkdir()
+    os.chown(room, LIMITED_USER, LIMITED_USER)
+    with FarSide(room, user=LIMITED_USER, python=python) as far:
+        yield far
+
+
+def may_run(python: str) -> bool:
+    """Say whether that user may run this Python, and it is of our minor version."""
+    code = "import sys; print('%d.%d' % sys.version_info[:2])"
+    try:
+        ran = subprocess.run(
+            [python, "-c", code], user=LIMITED_USER, group=LIMITED_USER, capture_output=True, check=False
+        )
+    except OSError:
+        return False
+    return ran.stdout.decode().strip() == PYTHON

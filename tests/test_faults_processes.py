@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -19,9 +18,9 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import remote_environment, require_sshd
+from conftest import LIMITED_USER, remote_environment, require_sshd
 from support import direct, farside, faults
-from support.farside import PYTHON, FarSide, Told, new_key
+from support.farside import FarSide, Told, new_key
 from support.faults import noting, runs, until
 from support.proxy import Proxy
 
@@ -299,35 +298,6 @@ async def test_a_dispatcher_that_slept_gets_all_results(
 # ---- a machine without room for another process
 
 
-USER = 61234  # a user id with no process but ours
-
-
-@pytest.fixture
-def crowded(place: Path) -> Iterator[FarSide]:
-    """Return a far side under a user id whose processes the kernel counts."""
-    if os.getuid() != 0 or not shutil.which("prlimit"):
-        pytest.skip("root is exempt from the limit on processes, and only root can be another user")
-    python = next((one for one in (sys.executable, "/usr/bin/python3") if may_run(one)), None)
-    if python is None:
-        pytest.skip(f"no Python {PYTHON} that another user may run")
-    place.chmod(0o755)
-    room = place / "far"
-    room.mkdir()
-    os.chown(room, USER, USER)
-    with FarSide(room, user=USER, python=python) as far:
-        yield far
-
-
-def may_run(python: str) -> bool:
-    """Say whether that user may run this Python, and it is of our minor version."""
-    code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    try:
-        ran = subprocess.run([python, "-c", code], user=USER, group=USER, capture_output=True, check=False)
-    except OSError:
-        return False
-    return ran.stdout.decode().strip() == PYTHON
-
-
 @pytest.mark.parametrize("room", [0, 1], ids=["for no process", "for a supervisor without a worker"])
 def test_a_task_waits_where_no_fork_is_to_be_had(crowded: FarSide, room: int) -> None:
     """Where fork fails with EAGAIN a task waits; with room again it runs, and none fails."""
@@ -369,7 +339,7 @@ def line_outcome(far: FarSide, key: str) -> Told:
 def counted() -> list[psutil.Process]:
     """Return the processes that count against the limit; the zombies among them will be reaped."""
     every = psutil.process_iter(["uids"])
-    return [one for one in every if one.info["uids"].real == USER and farside.alive(one.pid)]
+    return [one for one in every if one.info["uids"].real == LIMITED_USER and farside.alive(one.pid)]
 
 
 def limit(agent: int, processes: int) -> None:
@@ -377,7 +347,10 @@ def limit(agent: int, processes: int) -> None:
     for process in (psutil.Process(agent), *psutil.Process(agent).children(recursive=True)):
         # As that user: even root may be forbidden to change another's.
         subprocess.run(
-            ["prlimit", f"--pid={process.pid}", f"--nproc={processes}:"], user=USER, group=USER, check=False
+            ["prlimit", f"--pid={process.pid}", f"--nproc={processes}:"],
+            user=LIMITED_USER,
+            group=LIMITED_USER,
+            check=False,
         )
 
 

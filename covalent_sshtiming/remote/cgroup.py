@@ -71,6 +71,14 @@ class Group:
         """How many of its processes were killed because memory ran out (oom_kill of memory.events)."""
         return _entry(self._read("memory.events"), b"oom_kill")
 
+    def limit(self, name: str, most: int) -> bool:
+        """Write a limit, of memory.max or pids.max; False where there is no such controller."""
+        try:
+            _write(os.path.join(self.path, name), b"%d" % most)
+        except OSError:
+            return False
+        return True
+
     def remove(self) -> None:
         """Remove it with the groups that the task has made in it; one that has processes stays."""
         _remove(self.path, _REMOVE_DEPTH)
@@ -173,7 +181,8 @@ def _furnish(path: str) -> bool:
         pass
     except OSError:
         return False
-    _quietly(lambda: _write(os.path.join(path, "cgroup.subtree_control"), b"+memory"))
+    for controller in (b"+memory", b"+pids"):
+        _quietly(lambda word=controller: _write(os.path.join(path, "cgroup.subtree_control"), word))  # type: ignore[misc] # bound
     return True
 
 

@@ -15,7 +15,7 @@ from . import backlog, crew, places, supervisor, tasks, wire
 from .connection import Connection
 
 LOSSES_MAX = 3
-_ORDER = ("key", "time_limit", "linger", "queued")
+_ORDER = ("key", "time_limit", "linger", "queued", "memory_limit", "process_limit")
 
 
 class Watch:

@@ -18,7 +18,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import figures, meter, places, platforms, standby, surroundings, worker
+from . import figures, limits, meter, places, platforms, standby, surroundings, worker
 
 WAKE_BYTES = 16 * 1024  # an order, with the longest facts of a task
 SLOTS_MAX = 64  # descriptors in one order
@@ -126,6 +126,7 @@ class Supervisor:
     def _run(self) -> None:
         self.crew.stdout.open(self._path(places.STDOUT))
         self.crew.stderr.open(self._path(places.STDERR))
+        limits.impose(self.order, self.crew.pid, self.crew.group)
         self.crew.wake(self.directory)
         self.oom_kills = surroundings.oom_kills()
         limit = float(self.order.get("time_limit") or 0)

@@ -1,0 +1,46 @@
+"""Limits on what one task may use, where the kernel has them; on Linux only.
+
+Owns both ways: the task's control group, which counts all its processes together, and resource limits of the
+worker, which each of its processes inherits. They are set on the waiting worker, before it is let go.
+"""
+
+import os
+import resource
+from typing import Any, Dict, Optional
+
+from . import cgroup, platforms
+
+
+def impose(order: "Dict[str, Any]", worker: int, group: "Optional[cgroup.Group]") -> None:
+    """Limit a waiting worker and its group as `memory_limit` (bytes) and `process_limit` ask for."""
+    memory, processes = order.get("memory_limit"), order.get("process_limit")
+    if isinstance(memory, int) and memory > 0:
+        if group is not None:
+            group.limit("memory.max", memory)
+        _limit(worker, resource.RLIMIT_AS, memory)
+    if isinstance(processes, int) and processes > 0 and not (group and group.limit("pids.max", processes)):
+        # This one counts all processes and threads of the user, so those of others are added.
+        _limit(worker, resource.RLIMIT_NPROC, _threads_of_user() + processes)
+
+
+def _limit(pid: int, what: int, most: int) -> None:
+    if not platforms.LINUX:
+        return
+    try:
+        _, hard = resource.prlimit(pid, what)
+        least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.prlimit(pid, what, (least, least))
+    except (OSError, ValueError):
+        pass
+
+
+def _threads_of_user() -> int:
+    """Return how many threads this user has, in processes that we may see."""
+    count, me = 0, os.getuid()
+    for name in os.listdir("/proc"):
+        try:
+            if name.isdigit() and os.stat("/proc/" + name).st_uid == me:
+                count += len(os.listdir("/proc/%s/task" % name))
+        except OSError:  # it has ended
+            pass
+    return count
