@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _PIECE = 64 * 1024 // 3 * 4  # base64 characters that decode to no more than one frame's body
 _HEADER_MAX = 4 << 20  # bytes; a docstring is the only long thing in it
+_GATHERED = 4 << 20  # bytes of a result between two times that its text is put together
 _OWN_NAMES = {"_auto_list_node", "_auto_dict_node", "_build_sublattice_graph", "_postprocess_recursively"}
 
 
@@ -136,7 +137,9 @@ class ResultBuilder:
         self._received = 0
         self._front = bytearray()
         self._odd = b""
-        self._texts: list[str] = []
+        self._text = ""
+        self._texts: list[str] = []  # what is to be added to it
+        self._added = 0
 
     def begin(self, parts: object) -> None:
         """Start anew with the sizes announced; what is wrong with them is told by `finish`."""
@@ -174,6 +177,21 @@ class ResultBuilder:
             whole = len(data) // 3 * 3
             self._texts.append(base64.b64encode(data[:whole]).decode("ascii"))
             self._odd = data[whole:]
+            self._added += whole
+            if self._added >= _GATHERED:
+                self._gather()
+
+    def _gather(self) -> None:
+        """Append what has come to the text.
+
+        CPython lets a string grow in place if nothing else refers to it: so a large result is never there
+        twice, and no step holds the event loop up as joining all of it in the end would.
+        """
+        text, self._text = self._text, ""
+        text += "".join(self._texts)
+        self._text = text
+        self._texts.clear()
+        self._added = 0
 
     def finish(self) -> TransportableObject:
         """Return Covalent's object around the checked parts; raises ResultError or ResultTooLarge."""
@@ -184,11 +202,12 @@ class ResultBuilder:
         if self.size is None or self._received != sum(self._sizes):
             raise ResultError("the result is shorter than was announced.")
         self._texts.append(base64.b64encode(self._odd).decode("ascii"))
+        self._gather()
         front = bytes(self._front)
         attributes = {
             "_header": _checked_header(front[: self._sizes[0]]),
             "_object_string": front[self._sizes[0] :].decode("utf-8", "replace"),
-            "_object": "".join(self._texts),
+            "_object": self._text,
         }
         self._clear()
         return TransportableObject.from_dict({"attributes": attributes})
