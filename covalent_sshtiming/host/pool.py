@@ -30,7 +30,11 @@ async def open_ssh(target: Target, command: str, receiver: Receiver) -> Streams:
         return await openssh.open_openssh(target, command, receiver)
     connection = await dial.dial(target)
     try:
-        return await channel.open_channel(connection, command, receiver)
+        opening = channel.open_channel(connection, command, receiver)
+        return await asyncio.wait_for(opening, target.connect_timeout)
+    except asyncio.TimeoutError as error:
+        connection.abort()
+        raise causes.no_session(target) from error
     except BaseException as error:
         connection.abort()
         translated = causes.translate(target, error)

@@ -1,0 +1,109 @@
+"""Faults before there is a session: a tarpit, a silent drop, a server without room."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import remote_environment, require_sshd
+from support import direct
+from support.faults import through, until
+from support.proxy import Proxy
+
+from covalent_sshtiming import errors
+from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
+
+QUICK: dict[str, Any] = {"connect_timeout": 1, "max_connection_attempts": 2, "retry_wait_time": 0.1}
+
+
+@asynccontextmanager
+async def tarpit() -> AsyncIterator[int]:
+    """Listen on a port that accepts connections and never says a word."""
+    open_ones = []
+
+    async def accept(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        open_ones.append(writer)
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for writer in open_ones:
+            writer.close()
+
+
+async def test_a_tarpit(sshd: SSHServer, short_place: Path) -> None:
+    """A server that accepts and says nothing is left after connect_timeout, which the sentence has."""
+    async with tarpit() as port, direct.machine(sshd, short_place, port=port, **QUICK) as machine:
+        ran = await asyncio.wait_for(machine.run(lambda: 7), 10)
+        assert type(ran.error) is errors.ConnectError
+        assert "127.0.0.1: no SSH handshake within 1 s; is it up, and is port" in str(ran.error)
+        assert "Gave up after 2 attempts" in str(ran.error)
+        assert machine.records()[-1]["status"] == "failed"
+
+
+@pytest.mark.parametrize("after", [10, 1500, 3000, 4000])
+async def test_a_link_that_falls_silent_at_login(sshd: SSHServer, short_place: Path, after: int) -> None:
+    """A login in whose middle everything is swallowed ends after connect_timeout too, and is tried again."""
+    async with Proxy(sshd.host, sshd.port) as proxy:
+        settings = {**through(proxy, sshd, short_place), **QUICK, "max_connection_attempts": 5}
+        proxy.cut_with = "blackhole"
+        proxy.up.cut_after = after
+        async with direct.machine(sshd, short_place, **settings) as machine:
+            running = asyncio.ensure_future(machine.run(lambda: 7))
+            await until(lambda: proxy.connections == 2, 10)
+            proxy.blackhole(False)
+            assert (await asyncio.wait_for(running, 20)).value == 7
+
+
+@asynccontextmanager
+async def crowd(server: SSHServer, count: int) -> AsyncIterator[None]:
+    """Hold connections open that never log in."""
+    held = []
+    try:
+        for _ in range(count):
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            held.append(writer)
+            await asyncio.wait_for(reader.readline(), 10)
+        yield
+    finally:
+        for writer in held:
+            writer.close()
+
+
+async def test_a_server_with_no_room_for_a_login(short_tmp: Path, short_place: Path) -> None:
+    """At MaxStartups a task is ServerBusy in the end; where there is room again in time, it runs."""
+    require_sshd()
+    options = {"MaxStartups": "1", "LoginGraceTime": "600"}
+    with ssh_server(
+        short_place / "ssh", kind="openssh", options=options, environment=remote_environment()
+    ) as server:
+        async with direct.machine(server, short_place, **{**QUICK, "connect_timeout": 5}) as machine:
+            async with crowd(server, 1):
+                ran = await asyncio.wait_for(machine.run(lambda: 7), 20)
+                assert isinstance(ran.error, errors.ConnectError), repr(ran.error)
+                assert "MaxStartups" in str(ran.error)
+                assert "Gave up after 2 attempts" in str(ran.error)
+                running = asyncio.ensure_future(
+                    machine.run(lambda: 8, options={"max_connection_attempts": 30, "retry_wait_time": 0.3})
+                )
+                await asyncio.sleep(0.5)
+            assert (await asyncio.wait_for(running, 20)).value == 8
+
+
+async def test_a_server_with_no_room_for_a_session(short_tmp: Path, short_place: Path) -> None:
+    """At MaxSessions a task is ServerBusy, which names the option."""
+    require_sshd()
+    with ssh_server(
+        short_place / "ssh", kind="openssh", options={"MaxSessions": 0}, environment=remote_environment()
+    ) as server:
+        async with direct.machine(server, short_place, **QUICK) as machine:
+            ran = await asyncio.wait_for(machine.run(lambda: 7), 20)
+            assert type(ran.error) is errors.ServerBusy
+            assert "127.0.0.1: its SSH server has no room for another session" in str(ran.error)
+            assert "raise MaxSessions or MaxStartups there, or lower the load." in str(ran.error)
