@@ -62,18 +62,17 @@ async def test_a_link_that_falls_silent_at_login(sshd: SSHServer, short_place: P
 
 
 @asynccontextmanager
-async def crowd(server: SSHServer, count: int) -> AsyncIterator[None]:
-    """Hold connections open that never log in."""
-    held = []
+async def crowded_door(server: SSHServer) -> AsyncIterator[None]:
+    """Hold a connection open that never logs in; whoever is still at the door may get the place first."""
+    while True:
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        if (await asyncio.wait_for(reader.readline(), 10)).startswith(b"SSH-"):
+            break
+        writer.close()
     try:
-        for _ in range(count):
-            reader, writer = await asyncio.open_connection(server.host, server.port)
-            held.append(writer)
-            await asyncio.wait_for(reader.readline(), 10)
         yield
     finally:
-        for writer in held:
-            writer.close()
+        writer.close()
 
 
 async def test_a_server_with_no_room_for_a_login(short_tmp: Path, short_place: Path) -> None:
@@ -84,7 +83,7 @@ async def test_a_server_with_no_room_for_a_login(short_tmp: Path, short_place: P
         short_place / "ssh", kind="openssh", options=options, environment=remote_environment()
     ) as server:
         async with direct.machine(server, short_place, **{**QUICK, "connect_timeout": 5}) as machine:
-            async with crowd(server, 1):
+            async with crowded_door(server):
                 ran = await asyncio.wait_for(machine.run(lambda: 7), 20)
                 assert isinstance(ran.error, errors.ConnectError), repr(ran.error)
                 assert "MaxStartups" in str(ran.error)
