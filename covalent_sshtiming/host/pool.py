@@ -11,6 +11,7 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
+from covalent_sshtiming.errors import ConnectError
 from covalent_sshtiming.host import process
 from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.target import OPENSSH, Target
@@ -30,7 +31,14 @@ async def open_ssh(target: Target, command: str, receiver: Receiver) -> Streams:
         return await openssh.open_openssh(target, command, receiver)
     connection = await dial.dial(target)
     try:
-        return await channel.open_channel(connection, command, receiver)
+        opening = channel.open_channel(connection, command, receiver)
+        return await asyncio.wait_for(opening, target.connect_timeout)
+    except asyncio.TimeoutError as error:
+        connection.abort()
+        raise ConnectError(
+            f"{target}: logged in, but its SSH server opened no session within {target.connect_timeout:g} s; "
+            "does `ssh` run a command there? If it is only slow, raise connect_timeout."
+        ) from error
     except BaseException as error:
         connection.abort()
         translated = causes.translate(target, error)
