@@ -3,16 +3,18 @@
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+FUZZ_SECONDS ?= 60
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint smoke accuracy clean sshd gnu-time
+.PHONY: help demo test lint smoke accuracy fuzz clean sshd gnu-time
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
 	@echo "make test    ruff, mypy and the whole test suite (PYTEST_ARGS for pytest, WORKERS=$(WORKERS))"
 	@echo "make lint    ruff and mypy"
 	@echo "make accuracy  every figure against a known cost, the kernel and GNU time; then what metering costs"
+	@echo "make fuzz    coverage-guided fuzzing of all that reads a stranger's bytes (FUZZ_SECONDS=$(FUZZ_SECONDS) each)"
 	@echo "make clean   remove what the others made"
 
 demo: $(VENV)/.installed
@@ -40,6 +42,11 @@ accuracy: $(VENV)/.installed-dev sshd gnu-time
 	$(BIN)/python -m benchmarks.accuracy --json build/accuracy.json $(ACCURACY_ARGS) || failed="$$failed accuracy"; \
 	$(BIN)/python -m benchmarks.metering --json build/metering.json || failed="$$failed metering"; \
 	if [ -n "$$failed" ]; then echo "Out of tolerance:$$failed" >&2; exit 1; fi
+
+# The fuzzer is large and has wheels for few systems, so only this installs it. Findings and corpus stay in build/fuzz.
+fuzz: $(VENV)/.installed-dev
+	@$(call INSTALL,.[fuzz])
+	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
 # The smoke part of the suite under each other Python that Covalent supports and that is here.
 smoke: $(VENV)/.installed-dev sshd
