@@ -49,8 +49,8 @@ def no_way_on(jump: Target, target: Target, error: asyncssh.ChannelOpenError) ->
 def no_session(target: Target) -> SSHTimingError:
     """Word that a server let us in and then fell silent."""
     return ConnectError(
-        f"{target}: logged in, but its SSH server opened no session within {target.connect_timeout:g} s; is "
-        "the link up, and the server well? Else raise connect_timeout."
+        f"{target}: logged in, but its SSH server opened no session within {target.connect_timeout:g} s; "
+        "does `ssh` run a command there? If it is only slow, raise connect_timeout."
     )
 
 
