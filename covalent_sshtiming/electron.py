@@ -162,10 +162,10 @@ class ResultBuilder:
         self.size = parts[2]
 
     def add(self, data: bytes) -> None:
-        """Take the next bytes; raises ResultError for more than was announced."""
-        self._received += len(data)
+        """Take the next bytes; raises ResultError, or ResultTooLarge, for those of a result that is none."""
         if self._error is not None:
-            return
+            raise self._error
+        self._received += len(data)
         if self._received > sum(self._sizes):
             raise ResultError("the result is longer than was announced.")
         room = self._sizes[0] + self._sizes[1] - len(self._front)

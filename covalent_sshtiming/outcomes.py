@@ -16,6 +16,7 @@ from covalent_sshtiming.host.task import Outcome
 
 _TEXT_MAX = 4096
 _TRACEBACK_MAX = 20_000
+_ENDS = ("completed", "failed", "cancelled", "killed", "timeout", "lost")  # what a record's status can be
 _TASK_ERRORS: dict[str, type[errors.TaskError]] = {
     kind.__name__: kind
     for kind in (
@@ -124,9 +125,7 @@ def record_of(outcome: Outcome, error: errors.SSHTimingError | None) -> dict[str
         "cores_available": machine.get("cores"),
         "cpu_quota_cores": machine.get("quota"),
         "python_version": machine.get("python"),
-        "status": "failed"
-        if error is not None and ended.get("status") == "completed"
-        else ended.get("status"),
+        "status": _status(ended.get("status"), error),
         "error_type": _name_of(error),
         "exit_code": ended.get("exit_code"),
         "exit_signal": ended.get("exit_signal"),
@@ -135,6 +134,11 @@ def record_of(outcome: Outcome, error: errors.SSHTimingError | None) -> dict[str
         "started_at": timestamp(figures.get("started")),
         "finished_at": timestamp(figures.get("finished")),
     }
+
+
+def _status(told: object, error: errors.SSHTimingError | None) -> str:
+    known = str(told) in _ENDS and not (told == "completed" and error is not None)
+    return str(told) if known else "failed"
 
 
 def _name_of(error: errors.SSHTimingError | None) -> str | None:

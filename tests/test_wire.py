@@ -21,8 +21,9 @@ WHOLE_FRAME = HEAD.size + wire.MAX_HEADER + wire.MAX_BODY
 
 quick = settings(database=None, deadline=None, max_examples=100)
 
+whole = st.integers(-(2**63), 2**64 - 1)  # what the wire has room for
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    st.none() | st.booleans() | whole | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=10,
 )
@@ -158,6 +159,11 @@ def test_hostile_head_is_refused_at_once(data: bytes, text: str) -> None:
         b"{}\0",
         b" ",
         b"{'a':1}",
+        b'{"a":NaN}',
+        b'{"a":[-Infinity]}',
+        b'{"a":1e999}',
+        b'{"a":' + b"9" * 21 + b"}",
+        b'{"a":-' + b"9" * 21 + b"}",
         b"\xff\xfe{\x00}\x00",
         b'{"a":"\xff"}',
         b"\xef\xbb\xbf{}",
@@ -191,3 +197,8 @@ def test_encode_refuses_what_the_decoder_would() -> None:
         wire.encode(wire.DATA, 1, {"a": header["a"] + "x"})
     with pytest.raises(ValueError, match="65537 of body"):
         wire.encode(wire.DATA, 1, {}, bytes(wire.MAX_BODY + 1))
+    for number in (-1, 2**32):
+        with pytest.raises(ValueError, match="no task number"):
+            wire.encode(wire.DATA, number)
+    with pytest.raises(ValueError, match="JSON compliant"):
+        wire.encode(wire.DATA, 1, {"a": float("nan")})

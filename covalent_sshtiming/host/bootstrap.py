@@ -23,6 +23,7 @@ import cloudpickle
 
 from covalent_sshtiming.errors import ProtocolError
 from covalent_sshtiming.host.target import Target
+from covalent_sshtiming.remote import wire
 
 FAR_PACKAGE = "covalent_sshtiming_remote"
 NOISE_MAX = 64 * 1024  # bytes of a login shell's chatter before the announcement
@@ -120,12 +121,9 @@ class Preamble:
 
 def _parse(text: bytes) -> dict[str, Any]:
     try:
-        facts = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError("its announcement is not JSON") from error
-    if not isinstance(facts, dict):
-        raise ProtocolError("its announcement is not a JSON object")
-    return facts
+        return wire.json_object(text, "its announcement")
+    except wire.ProtocolError as error:
+        raise ProtocolError(str(error)) from error
 
 
 def printable(data: bytes | str, limit: int = 400) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import itertools
-import json
 import logging
 import os
 import time
@@ -21,9 +20,11 @@ from typing import Any
 from covalent_sshtiming.errors import (
     ConnectError,
     ConnectionLostError,
+    ProtocolError,
     ResultError,
     SSHTimingError,
     TaskDied,
+    TaskError,
     TransferError,
 )
 from covalent_sshtiming.host import patience
@@ -38,6 +39,7 @@ _log = logging.getLogger(__name__)
 _YIELD_FRAMES = 8  # upload frames between two looks at the event loop
 _OFFSET_MAX = 1 << 62
 _FRUITFUL_SECONDS = 30.0  # a session that lived so long was none of those that end right away
+_HASTY_SECONDS = 1.0  # after one that did not even live so long, the next one waits a little
 
 Opener = Callable[[str, Receiver], Awaitable[Streams]]
 _numbers = itertools.count(time.time_ns() // 1000)  # of connections: rises across restarts too
@@ -61,6 +63,7 @@ class Host:
         self._lost_at: float | None = None
         self._opened_at = 0.0
         self._fruitful = False  # whether this session has brought any task further
+        self._violations = 0  # sessions in a row that ended because the machine broke the protocol
         self._closed = False
 
     def __repr__(self) -> str:
@@ -200,7 +203,7 @@ class Host:
         self._submit(session, task)
 
     def _submit(self, session: Session, task: Task) -> None:
-        task.sent, task.sent_by = True, task.sent_by or session
+        task.sent, task.sent_by, task.submitted_on = True, task.sent_by or session, session
         task.request.left = True
         task.machine = task.machine or session.hello.get("machine")
         task.mark("sent")
@@ -233,64 +236,71 @@ class Host:
 
     # ---- frames
 
-    def _on_frame(self, frame: wire.Frame) -> None:
+    def _on_frame(self, frame: wire.Frame) -> bool:
+        """Do what a frame says; tell whether it brought anything that was not here before."""
         if frame.type == wire.ACK:
-            self._unacknowledged.pop(frame.task, None)
-            return
+            return self._unacknowledged.pop(frame.task, None) is not None
         if self._session is not None:
             self._machine = self._session.hello  # which came before any other frame
         task = self._tasks.get(frame.task)
         handler = _HANDLERS.get(frame.type)
         if task is None or handler is None or task.future.done():
-            return  # ended here already, by an error of ours
+            return False  # ended here already, by an error of ours
+        brought = True
         try:
-            handler(self, task, frame)
+            brought = handler(self, task, frame)
         except SSHTimingError as error:
             task.fail(error)
             if frame.type not in (wire.REFUSED, wire.UNKNOWN):
                 self.cancel(task.request.key)
         except Exception as error:  # noqa: BLE001 - a stranger's frame ends the task that it names, no more
-            task.fail(ResultError(f"{self.target}: a frame that it sent makes no sense ({error!r})."))
-        if frame.type != wire.UNKNOWN:
+            said = printable(repr(error))
+            task.fail(ResultError(f"{self.target}: a frame that it sent makes no sense ({said})."))
+        if brought and frame.type != wire.UNKNOWN:
             self._fruitful, self._lost_at = True, None
+        return brought
 
-    def _on_accepted(self, task: Task, _: wire.Frame) -> None:
-        task.accepted = True
+    def _on_accepted(self, task: Task, _: wire.Frame) -> bool:
+        brought, task.accepted = not task.accepted, True
         task.mark("accepted")
+        return brought
 
-    def _on_unknown(self, task: Task, _: wire.Frame) -> None:
+    def _on_unknown(self, task: Task, _: wire.Frame) -> bool:
         """Submit again what was never accepted; what was accepted and is unknown now has died.
 
         Another machine behind the same name knows nothing, and says nothing about the task.
         """
         here = self._machine.get("machine")
         if task.machine and here and task.machine != here and self._session is not None:
-            self._session.fail(
-                ConnectError(
-                    f"{self.target}: another machine answers ({self._machine.get('hostname')!s:.80})."
-                )
-            )
-            return
+            other = printable(str(self._machine.get("hostname")), 80)
+            self._session.fail(ConnectError(f"{self.target}: another machine answers ({other})."))
+            return False
         if not task.accepted and self._session is not None:
+            if task.submitted_on is self._session:
+                raise TaskDied(
+                    f"{self.target}: the task was sent there, and it says that it has never heard of it. It "
+                    "may run all the same; dispatch it anew."
+                )
             self._stop_upload(task)
             self._submit(self._session, task)
-            return
+            return True
         raise TaskDied(
             f"{self.target}: the task was accepted there and is now unknown: its directory was removed, or "
             "another machine answers under this name. It is not run again by itself; dispatch it anew."
         )
 
-    def _on_refused(self, task: Task, frame: wire.Frame) -> None:
+    def _on_refused(self, task: Task, frame: wire.Frame) -> bool:
         facts = frame.header
         text, path = printable(str(facts.get("text"))), printable(str(facts.get("path")))
         number, free = facts.get("errno"), facts.get("free")
         room = f", {free} bytes free of {task.request.size} needed" if isinstance(free, int) else ""
+        number = number if isinstance(number, int) else "unknown"
         raise TransferError(
             f"{self.target}: the task could not be stored in {path}: {text} (errno {number}{room}). "
             "Make room there, or set remote_spool to another place."
         )
 
-    def _on_stream(self, task: Task, frame: wire.Frame) -> None:
+    def _on_stream(self, task: Task, frame: wire.Frame) -> bool:
         live = task.request.live
         if live is None:  # else it may come long before the end
             task.mark("told")
@@ -299,23 +309,33 @@ class Host:
             news = task.outputs[number - 1].add(offset, frame.body)
             if live is not None and news:
                 live(number, news)
+            return bool(news)
+        return False
 
-    def _on_result(self, task: Task, frame: wire.Frame) -> None:
+    def _on_result(self, task: Task, frame: wire.Frame) -> bool:
         task.mark("told")
+        if task.result_on is not None and task.result_on is self._session:
+            raise ResultError(f"{self.target}: it announced the result twice.")
+        task.result_on = self._session
         task.sink.begin(frame.header.get("parts"))
+        return True
 
-    def _on_data(self, task: Task, frame: wire.Frame) -> None:
-        task.sink.add(frame.body)
+    def _on_data(self, task: Task, frame: wire.Frame) -> bool:
+        try:
+            task.sink.add(frame.body)
+        except TaskError as error:
+            raise type(error)(f"{self.target}: {error}") from error
+        return bool(frame.body)
 
-    def _on_outcome(self, task: Task, frame: wire.Frame) -> None:
+    def _on_outcome(self, task: Task, frame: wire.Frame) -> bool:
         task.mark("told")
         task.mark("ended")
         try:
-            ended = json.loads(frame.body)
-        except (ValueError, RecursionError):
-            ended = None
-        if not isinstance(ended, dict):
-            raise TaskDied(f"{self.target}: the outcome that it sent cannot be read; see its spool.")
+            ended = wire.json_object(frame.body, "outcome")
+        except wire.ProtocolError as error:
+            raise TaskDied(
+                f"{self.target}: the outcome that it sent cannot be read ({error}); see its spool."
+            ) from error
         task.succeed(
             Outcome(
                 ended,
@@ -326,6 +346,7 @@ class Host:
                 self._session.clock.offset if self._session is not None else None,
             )
         )
+        return True
 
     def _on_list(self, task: Task, frame: wire.Frame) -> None:
         if isinstance(task, Inquiry):
@@ -363,15 +384,36 @@ class Host:
             await self._drop_session()
 
     async def _after_loss(self) -> None:
-        """Clear away a lost session; one that brought nothing counts as a failed attempt to connect."""
-        fruitful = self._fruitful or time.monotonic() - self._opened_at > _FRUITFUL_SECONDS
+        """Clear away a lost session.
+
+        One that brought nothing, or broke the protocol, counts as a failed attempt to connect.
+        """
+        lived = time.monotonic() - self._opened_at
+        broken = self._session.error if self._session is not None else None
+        if not isinstance(broken, ProtocolError):
+            self._violations, broken = 0, None
+        fruitful = broken is None and (self._fruitful or lived > _FRUITFUL_SECONDS)
         if fruitful:
             self._lost_at = time.monotonic()
         await self._drop_session()
+        if broken is not None:
+            self._give_up_on(broken, 1 if lived > _FRUITFUL_SECONDS else self._violations + 1)
         if not fruitful and self._tasks:
             await self._after_failure(
-                ConnectError(f"{self.target}: the connection ended right after its greeting.")
+                broken or ConnectError(f"{self.target}: the connection ended right after its greeting.")
             )
+        elif lived < _HASTY_SECONDS:
+            await asyncio.sleep(patience.pause(self.target, 0))
+
+    def _give_up_on(self, broken: ProtocolError, violations: int) -> None:
+        """End what was sent to a machine that breaks the protocol on each connection anew."""
+        self._violations = violations
+        if violations < self.target.attempts:
+            return
+        for task in list(self._tasks.values()):
+            if task.sent:
+                row = f"{violations} connections in a row" if violations > 1 else "the connection"
+                task.fail(ProtocolError(f"{broken} That ended {row}; the task may still run there."))
 
     async def _wait_for_change(self) -> bool:
         """Wait until something changed; False once the session has been idle for long enough."""
@@ -453,7 +495,7 @@ class Host:
             await asyncio.sleep(patience.pause(self.target, worst))
 
 
-_HANDLERS: dict[int, Callable[[Host, Task, wire.Frame], None]] = {
+_HANDLERS: dict[int, Callable[[Host, Task, wire.Frame], bool]] = {
     wire.ACCEPTED: Host._on_accepted,
     wire.UNKNOWN: Host._on_unknown,
     wire.REFUSED: Host._on_refused,

@@ -1,8 +1,8 @@
 """Session: one connection's life with an agent, from the exec command to its loss.
 
 Owns the order of that life (noise, announcement, archive, hello, frames), the pings that notice
-a half-open link, and the readiness to write. Which tasks there are is `host`'s to know: every
-frame and the loss are passed on.
+a half-open link, the readiness to write, and how much a machine may say that brings nothing. Which
+tasks there are is `host`'s to know: every frame and the loss are passed on.
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.remote import wire
 
 STDERR_MAX = 64 * 1024
+STRAY_FRAMES = 1000  # that brought nothing, between two pings of ours
+STRAY_BYTES = 16 << 20  # the same, in bytes
+DRIP = 4096  # bytes of a frame that is not whole yet, which count as a sign of life
 NO_PYTHON = (126, 127)  # a shell's statuses for a command that it cannot run, or cannot find
 
 
@@ -36,14 +39,16 @@ class Session:
     """One connection to the agent of a target. Not reused after its loss."""
 
     def __init__(
-        self, target: Target, on_frame: Callable[[wire.Frame], None], on_lost: Callable[[Session], None]
+        self, target: Target, on_frame: Callable[[wire.Frame], bool], on_lost: Callable[[Session], None]
     ) -> None:
+        """Hand frames to `on_frame`, which tells whether one brought anything, and the loss to `on_lost`."""
         loop = asyncio.get_running_loop()
         self.hello: dict[str, Any] = {}
         self.clock = Clock()
         self.writable_now = asyncio.Event()
         self.writable_now.set()
         self.alive = False
+        self.error: SSHTimingError | None = None  # why it ended, if it did not by our own wish
         self.nonce = os.urandom(12).hex()
         self._target = target
         self._on_frame = on_frame
@@ -57,6 +62,8 @@ class Session:
         self._ended = False
         self._status: int | None = None
         self._heard = time.monotonic()
+        self._unheard = 0  # bytes since then
+        self._strays = [0, 0]  # frames and bytes that brought nothing since our last ping
         self._pinger: asyncio.Task[None] | None = None
 
     # ---- opening
@@ -78,7 +85,7 @@ class Session:
             self.send(
                 wire.HELLO, 0, {"client": client, "connection": number, "idle": self._target.idle_timeout}
             )
-            self.alive = True
+            self.alive, self._heard = not self._ended, time.monotonic()
             self._pinger = asyncio.ensure_future(self._ping())
         except BaseException:
             await self.close()
@@ -110,7 +117,6 @@ class Session:
         """Take bytes from the far side: preamble first, frames then."""
         if self._ended:
             return
-        self._heard = time.monotonic()
         try:
             if self._preamble is not None:
                 found = self._preamble.feed(data)
@@ -119,15 +125,27 @@ class Session:
                 self._preamble = None
                 _settle(self._announced, found[0])
                 data = found[1]
+            self._unheard += len(data)
             for frame in self._decoder.feed(data):
+                self._unheard = DRIP
                 self._take(frame)
+            if self._unheard >= DRIP:
+                self._heard, self._unheard = time.monotonic(), 0
         except Exception as error:  # noqa: BLE001 - whatever a stranger's bytes set off ends this connection only
-            self.fail(ProtocolError(f"{self._target}: {error}. Is something else answering there?"))
+            self._violated(error)
+
+    def _violated(self, error: Exception) -> None:
+        said = printable(str(error))
+        self.fail(ProtocolError(f"{self._target}: {said}. Is something else answering there?"))
 
     def _take(self, frame: wire.Frame) -> None:
+        brought = False
         if frame.type == wire.PING:
-            self.send(wire.PONG)
+            if self.writable_now.is_set():  # else they would pile up here
+                self.send(wire.PONG)
         elif frame.type == wire.HELLO:
+            if self._greeted.done():
+                raise wire.ProtocolError("it said hello twice")
             self.hello = frame.header
             self.clock.answer(frame.header.get("time"))
             _settle(self._greeted, None)
@@ -135,11 +153,26 @@ class Session:
         elif frame.type == wire.PONG:
             self.clock.answer(frame.header.get("time"))
         else:
-            self._on_frame(frame)
+            brought = self._on_frame(frame)
+        if not brought:
+            self._stray(len(frame.body))
+
+    def _stray(self, size: int) -> None:
+        """Count what brought nothing; raises ProtocolError for more of it than any agent sends."""
+        self._strays[0] += 1
+        self._strays[1] += size
+        if self._strays[0] > STRAY_FRAMES or self._strays[1] > STRAY_BYTES:
+            raise wire.ProtocolError("it floods us with what nobody asked for")
 
     def complained(self, data: bytes) -> None:
         """Keep the beginning of stderr, for error messages."""
-        self._stderr += data[: STDERR_MAX - len(self._stderr)]
+        room = STDERR_MAX - len(self._stderr)
+        self._stderr += data[:room]
+        if len(data) > room and not self._ended:
+            try:
+                self._stray(len(data))
+            except wire.ProtocolError as error:
+                self._violated(error)
 
     def writable(self, free: bool) -> None:
         """Open or close the gate for uploads."""
@@ -157,7 +190,7 @@ class Session:
         """End this connection for a reason of our own, and tell the host once."""
         if self._ended:
             return
-        self._ended = True
+        self._ended, self.error = True, error
         self.alive = False
         self.writable_now.set()
         for future in (self._announced, self._greeted):
@@ -210,6 +243,7 @@ class Session:
             if time.monotonic() - self._heard > self._target.silence:
                 self.fail(ConnectError(f"{self._target}: nothing was heard for {self._target.silence:g} s."))
                 return
+            self._strays = [0, 0]
             self._ask()
 
     def _ask(self) -> None:

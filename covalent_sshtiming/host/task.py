@@ -97,6 +97,8 @@ class Task:
         self.sink = sink
         self.sent = False
         self.sent_by: Session | None = None  # the first session that it was sent on
+        self.submitted_on: Session | None = None  # the last session that its request went out on
+        self.result_on: Session | None = None  # the last session that announced a result
         self.machine: object = None  # the id of the machine that it was sent to, once that is known
         self.accepted = False
         self.cancelled = False

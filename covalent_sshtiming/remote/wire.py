@@ -3,16 +3,20 @@
 A frame is a 12-byte head (version, type, JSON length, task number, body length), a small JSON
 object and raw bytes. The task number is the client's short name for a task on this connection;
 0 is the connection itself. The decoder is total: any bytes give frames or `ProtocolError`, and
-it never holds more than one whole frame beyond what it was just fed.
+it never holds more than one whole frame beyond what it was just fed. Numbers in JSON are finite,
+and no whole one is longer than 64 bits can be.
 """
 
 import json
+import math
 import struct
 from typing import Any, Dict, Iterator, NamedTuple, Optional
 
 VERSION = 1
 MAX_HEADER = 0xFFFF  # bytes of JSON in one frame
 MAX_BODY = 64 * 1024  # bytes of body in one frame
+MAX_TASK = 0xFFFFFFFF  # the greatest task number
+MAX_DIGITS = 20  # of a whole number, its sign apart: as many as 64 bits need
 
 HELLO = 1  # both: who is speaking
 SUBMIT = 2  # client: claim a key; the body begins the request
@@ -69,7 +73,9 @@ class Frame(NamedTuple):
 
 def encode(kind: int, task: int = 0, header: "Dict[str, Any]" = {}, body: bytes = b"") -> bytes:  # noqa: B006 - never written to
     """Return the bytes of one frame; raises ValueError where a bound is exceeded."""
-    text = json.dumps(header, separators=(",", ":")).encode() if header else b""
+    text = json.dumps(header, separators=(",", ":"), allow_nan=False).encode() if header else b""
+    if not 0 <= task <= MAX_TASK:
+        raise ValueError("no task number: %d" % task)
     if len(text) > MAX_HEADER or len(body) > MAX_BODY:
         raise ValueError("frame too large: %d bytes of header, %d of body" % (len(text), len(body)))
     return b"".join((_HEAD.pack(VERSION, kind, len(text), task, len(body)), text, body))
@@ -123,12 +129,36 @@ def _check_head(version: int, kind: int, body_size: int) -> None:
 
 
 def _header(text: bytes) -> "Dict[str, Any]":
-    if not text:
-        return {}
+    return json_object(text, "frame header") if text else {}
+
+
+def json_object(text: bytes, what: str) -> "Dict[str, Any]":
+    """Return the JSON object that a stranger wrote; raises ProtocolError, which says what it was to be."""
     try:
-        header = json.loads(text.decode("utf-8"))
+        value = _JSON.decode(text.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ProtocolError("frame header is not JSON") from error
-    if not isinstance(header, dict):
-        raise ProtocolError("frame header is not a JSON object")
-    return header
+        raise ProtocolError("%s is not JSON" % what) from error
+    if not isinstance(value, dict):
+        raise ProtocolError("%s is not a JSON object" % what)
+    return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits.lstrip("-")) > MAX_DIGITS:
+        raise ValueError("a number of %d digits" % len(digits))
+    return int(digits)
+
+
+def _real(text: str) -> float:
+    """Read a number with a point or exponent; JSON has no infinity, but 1e999 would be one."""
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError("a number too large")
+    return number
+
+
+def _no_constant(name: str) -> float:
+    raise ValueError("%s is not JSON" % name)
+
+
+_JSON = json.JSONDecoder(parse_int=_whole, parse_float=_real, parse_constant=_no_constant)

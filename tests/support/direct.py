@@ -61,7 +61,7 @@ with (
     from covalent_sshtiming.host import pool
     from covalent_sshtiming.host.host import Host
     from covalent_sshtiming.localtiming import TimingExecutor
-    from covalent_sshtiming.plugin import TimingBase
+    from covalent_sshtiming.plugin import TaskEnded, TimingBase
     from covalent_sshtiming.sshtiming import TimingSSHExecutor
 
 __all__ = [
@@ -69,6 +69,7 @@ __all__ = [
     "Machine",
     "Ran",
     "TaskCancelledError",
+    "TaskEnded",
     "TimingSSHExecutor",
     "TransportableObject",
     "here",

@@ -1,0 +1,230 @@
+"""A hostile machine behind a good login: whatever it sends ends in a typed error, and harms nobody else."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import direct, faults
+from support.hostile import MISBEHAVIOURS, as_user, hostile_server
+
+from covalent_sshtiming import errors
+from covalent_sshtiming.demo.sshserver import SSHServer
+
+BOUND_S = 12.0  # of any misbehaviour, with the settings below; most take a tenth of it
+BOUND_BYTES = 48 << 20  # of memory, for a machine that sends without end
+OPTIONS: dict[str, Any] = {
+    "connect_timeout": 1.5,
+    "max_connection_attempts": 2,
+    "retry_wait_time": 0.1,
+    "reconnect_timeout": 1.5,
+    "max_result_bytes": 1 << 20,
+    "python_path": "",
+}
+TWICE = "Is something else answering there? That ended 2 connections in a row; the task may still run there."
+ENDS: dict[str, tuple[type[errors.SSHTimingError], str]] = {
+    "endless_noise": (
+        errors.ProtocolError,
+        "its login shell printed over 65536 bytes before our",
+    ),
+    "endless_complaint": (errors.ProtocolError, f"it floods us with what nobody asked for. {TWICE}"),
+    "wrong_nonce": (errors.ConnectError, " (it printed: SSHTIMING/1 000000"),
+    "announcement_without_end": (errors.ProtocolError, "its announcement has no end"),
+    "announcement_is_a_pickle": (errors.ProtocolError, "its announcement is not JSON"),
+    "says_nothing": (errors.ConnectError, "; does a start-up file wait for input?"),
+    "opens_no_session": (errors.ConnectError, "its SSH server opened no session within "),
+    "drips_before": (errors.ConnectError, " (it printed: ....."),
+    "asks_again_for_the_archive": (errors.ConnectError, "Gave up after 2 attempts"),
+    "lies_about_python": (errors.RemoteEnvError, "which cannot safely load it"),
+    "garbage_instead_of_frames": (errors.ProtocolError, "frame version "),
+    "version_lie": (errors.ProtocolError, "frame version 2, not 1. Is something else answering there?"),
+    "lying_length": (errors.ProtocolError, f"frame body of 4294967295 bytes, over 65536. {TWICE}"),
+    "not_a_number": (errors.ProtocolError, f"frame header is not JSON. {TWICE}"),
+    "endless_number": (errors.ProtocolError, f"frame header is not JSON. {TWICE}"),
+    "deep_json": (errors.ProtocolError, f"frame header is not JSON. {TWICE}"),
+    "closes_in_mid_frame": (errors.ConnectionLostError, "did not come back within 1.5 s"),
+    "hello_twice": (errors.ProtocolError, f"it said hello twice. {TWICE}"),
+    "floods_stdout": (errors.ProtocolError, f"it floods us with what nobody asked for. {TWICE}"),
+    "floods_with_pings": (errors.ProtocolError, f"it floods us with what nobody asked for. {TWICE}"),
+    "floods_unknown_tasks": (errors.ProtocolError, f"it floods us with what nobody asked for. {TWICE}"),
+    "floods_after_its_end": (errors.TaskFailed, "raised first"),
+    "never_heard_of_it": (errors.TaskDied, "it says that it has never heard of it"),
+    "breaks_each_connection": (errors.ProtocolError, f"frame version 255, not 1. {TWICE}"),
+    "over_cap_result": (errors.ResultTooLarge, "over max_result_bytes = 1048576"),
+    "longer_than_announced": (errors.ResultError, "the result is longer than was announced"),
+    "result_again_and_again": (errors.ResultError, "it announced the result twice"),
+    "senseless_sizes": (errors.ResultError, "announced with sizes that make no sense"),
+    "outcome_before_accepted": (errors.ResultError, "the result is shorter than was announced"),
+    "pickled_outcome": (errors.TaskDied, "the outcome that it sent cannot be read (outcome is not JSON)"),
+    "pickled_header": (errors.ResultError, "the result's header cannot be read"),
+    "steers_terminals": (errors.TaskFailed, "raised ]0;owned[31mred\nback 31m"),
+    "refuses_with_a_novel": (errors.TransferError, "(errno unknown, 10000000000000000000 bytes free of"),
+    "names_like_paths": (errors.TaskDied, "/etc/passwd. Its output up to then is in the node's streams"),
+    "enormous_hello": (errors.TaskFailed, "raised here"),
+}
+
+_unpickled: list[str] = []
+_armed = False
+
+
+def _watch(event: str, arguments: Any) -> None:
+    if _armed and event == "pickle.find_class":
+        _unpickled.append(f"{arguments[0]}.{arguments[1]}")
+
+
+sys.addaudithook(_watch)  # which cannot be taken out again, and so asks whether it is wanted
+
+
+@contextmanager
+def _nothing_unpickled() -> Iterator[None]:
+    """Fail where a class is looked up for a pickle meanwhile."""
+    global _armed  # noqa: PLW0603 - an audit hook has no other way to know
+    _unpickled.clear()
+    _armed = True
+    try:
+        yield
+    finally:
+        _armed = False
+    assert not _unpickled
+
+
+@contextmanager
+def _bounded(seconds: float = BOUND_S) -> Iterator[None]:
+    """Fail where this process takes longer, or much more memory, than a hostile machine may cost it."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, begun = _peak(), time.monotonic()
+    yield
+    assert time.monotonic() - begun < seconds
+    assert _peak() - before < BOUND_BYTES
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+
+@pytest.fixture(scope="module")
+def place() -> Iterator[Path]:
+    """Return a directory with a path short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="evil-", dir="/tmp", ignore_cleanup_errors=True) as name:
+        yield Path(name)
+
+
+@pytest.fixture(scope="module")
+def canary(place: Path) -> Path:
+    """Return the file that every hostile pickle makes where it is unpickled."""
+    return place / "canary"
+
+
+@pytest.fixture(scope="module")
+def hostile(place: Path, canary: Path, nothing_left_running: None) -> Iterator[SSHServer]:
+    """Return the hostile server."""
+    with hostile_server(place / "ssh", canary) as server:
+        yield server
+
+
+async def suffer(
+    machine: direct.Machine, server: SSHServer, misbehaviour: str, **options: Any
+) -> tuple[direct.Ran, dict[str, Any]]:
+    """Send a task to a server that misbehaves; return what came of it, and its record."""
+    log = machine.log.with_name(f"{misbehaviour}.jsonl")
+    reaching = {**as_user(server, misbehaviour).settings(), "timing_filepath": log, **OPTIONS, **options}
+    ran = await machine.run(lambda: 1, dispatch_id="ours", node_id=7, options=reaching)
+    return ran, json.loads(log.read_text().splitlines()[-1])
+
+
+def cause(ran: direct.Ran) -> BaseException | None:
+    """Return our error behind the one that Covalent is told."""
+    return ran.error and (ran.error.__cause__ if isinstance(ran.error, direct.TaskEnded) else ran.error)
+
+
+def check(misbehaviour: str, ran: direct.Ran, record: dict[str, Any]) -> None:
+    """Hold an end against the table, and its texts against what may reach a terminal."""
+    kind, text = ENDS[misbehaviour]
+    error = cause(ran)
+    assert type(error) is kind, repr(error)
+    assert text in str(error)
+    assert str(error).startswith("127.0.0.1: ")
+    assert len(str(error)) < 6000
+    assert all(c.isprintable() or c in "\n\t" for c in str(error) + ran.stderr)
+    assert (record["record_id"], record["dispatch_id"], record["node_id"]) == (record["record_id"], "ours", 7)
+    assert len(record["record_id"]) == 32
+    assert (record["host"], record["function"]) == ("127.0.0.1", "<lambda>")
+    assert (record["status"], record["error_type"]) == (
+        "lost" if kind is errors.ConnectionLostError else "failed",
+        kind.__name__,
+    )
+    assert len(str(record)) < 40_000
+
+
+def test_the_table_names_every_misbehaviour() -> None:
+    """No misbehaviour of the server is left out here; those without an entry have a test of their own."""
+    assert {*MISBEHAVIOURS, "opens_no_session"} - set(ENDS) == {"drips", "pickled_result"}
+
+
+@pytest.mark.parametrize("misbehaviour", ENDS)
+async def test_a_misbehaviour_ends_in_a_typed_error(
+    hostile: SSHServer, place: Path, canary: Path, misbehaviour: str
+) -> None:
+    """Each ends in its error, in bounded time and memory; it runs nothing and leaves a sound record."""
+    async with direct.machine(hostile, place / misbehaviour) as machine:
+        with _bounded(), _nothing_unpickled():
+            ran, record = await asyncio.wait_for(suffer(machine, hostile, misbehaviour), BOUND_S)
+    check(misbehaviour, ran, record)
+    assert not canary.exists()
+
+
+async def test_a_malicious_pickle_is_not_opened(hostile: SSHServer, place: Path, canary: Path) -> None:
+    """A result that acts when it is unpickled is a result like any other, and acts on nobody here."""
+    async with direct.machine(hostile, place / "pickle") as machine:
+        with _bounded(), _nothing_unpickled():
+            ran, record = await suffer(machine, hostile, "pickled_result")
+    assert (ran.error, record["status"]) == (None, "completed")
+    assert ran.result.object_string == "text"
+    assert not canary.exists()
+    os.environ["SSHTIMING_CANARY"] = str(canary)
+    ran.result.get_deserialized().close()  # whoever asks for it gets what it is: the pickle was a real one
+    assert canary.exists()
+    canary.unlink()
+
+
+async def test_a_drip_is_no_sign_of_life(hostile: SSHServer, place: Path) -> None:
+    """A machine that accepts a task, and then sends a byte now and then, counts as away, and is given up."""
+    async with direct.machine(as_user(hostile, "drips"), place / "drips", **OPTIONS) as machine:
+        with _bounded():
+            async with faults.host(machine, reconnect_timeout=1.5, retry_wait=0.1, python_path="") as host:
+                with pytest.raises(errors.ConnectionLostError, match=r"did not come back within 1\.5 s"):
+                    await asyncio.wait_for(faults.run_on(host, lambda: 1), BOUND_S)
+
+
+async def test_all_of_them_at_once_harm_no_other_machine(
+    hostile: SSHServer, sshd: SSHServer, place: Path, canary: Path
+) -> None:
+    """With all misbehaviours at once in one process, the tasks of a good machine end as ever."""
+    async with direct.machine(sshd, place / "good") as good:
+        assert (await good.run(lambda: "warm")).value == "warm"
+        warm = good.host
+        begun = time.monotonic()
+        with _nothing_unpickled():
+            suffering = asyncio.gather(*(suffer(good, hostile, name, connect_timeout=6) for name in ENDS))
+            running: list[direct.Ran] = []
+            slowest = 0.0
+            while not suffering.done():
+                at = time.monotonic()
+                running.append(await good.run(lambda number: number * 2, len(running)))
+                slowest = max(slowest, time.monotonic() - at)
+        print(f"{len(running)} good tasks in {time.monotonic() - begun:.1f} s, the slowest {slowest:.2f} s")
+        assert [ran.value for ran in running] == [2 * number for number in range(len(running))]
+        assert warm.connections == 1
+    for name, (ran, record) in zip(ENDS, await suffering, strict=True):
+        check(name, ran, record)
+    assert not canary.exists()
