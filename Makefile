@@ -3,10 +3,11 @@
 VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
+FUZZ_SECONDS ?= 60
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint smoke accuracy soak clean sshd gnu-time
+.PHONY: help demo test lint smoke accuracy fuzz soak clean sshd gnu-time
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
@@ -14,6 +15,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make accuracy  every figure against a known cost, the kernel and GNU time; then what metering costs"
 	@echo "make soak    faults by the hundred, tasks by the thousand; prints what was held before and after"
+	@echo "make fuzz    coverage-guided fuzzing of all that reads a stranger's bytes (FUZZ_SECONDS=$(FUZZ_SECONDS) each)"
 	@echo "make clean   remove what the others made"
 
 demo: $(VENV)/.installed
@@ -45,6 +47,11 @@ accuracy: $(VENV)/.installed-dev sshd gnu-time
 # Some minutes; the short forms are in `make test`.
 soak: $(VENV)/.installed-dev sshd
 	$(BIN)/pytest -m soak -s $(PYTEST_ARGS)
+
+# The fuzzer is large and has wheels for few systems, so only this installs it. Findings and corpus stay in build/fuzz.
+fuzz: $(VENV)/.installed-dev
+	@$(call INSTALL,.[fuzz])
+	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
 # The smoke part of the suite under each other Python that Covalent supports and that is here.
 smoke: $(VENV)/.installed-dev sshd

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import pytest
 from support import direct, faults
 from support.hostile import MISBEHAVIOURS, as_user, hostile_server
+from support.unpickling import nothing_unpickled
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
@@ -71,30 +71,6 @@ ENDS: dict[str, tuple[type[errors.SSHTimingError], str]] = {
     "names_like_paths": (errors.TaskDied, "/etc/passwd. Its output up to then is in the node's streams"),
     "enormous_hello": (errors.TaskFailed, "raised here"),
 }
-
-_unpickled: list[str] = []
-_armed = False
-
-
-def _watch(event: str, arguments: Any) -> None:
-    if _armed and event == "pickle.find_class":
-        _unpickled.append(f"{arguments[0]}.{arguments[1]}")
-
-
-sys.addaudithook(_watch)  # which cannot be taken out again, and so asks whether it is wanted
-
-
-@contextmanager
-def _nothing_unpickled() -> Iterator[None]:
-    """Fail where a class is looked up for a pickle meanwhile."""
-    global _armed  # noqa: PLW0603 - an audit hook has no other way to know
-    _unpickled.clear()
-    _armed = True
-    try:
-        yield
-    finally:
-        _armed = False
-    assert not _unpickled
 
 
 @contextmanager
@@ -177,7 +153,7 @@ async def test_a_misbehaviour_ends_in_a_typed_error(
 ) -> None:
     """Each ends in its error, in bounded time and memory; it runs nothing and leaves a sound record."""
     async with direct.machine(hostile, place / misbehaviour) as machine:
-        with _bounded(), _nothing_unpickled():
+        with _bounded(), nothing_unpickled():
             ran, record = await asyncio.wait_for(suffer(machine, hostile, misbehaviour), BOUND_S)
     check(misbehaviour, ran, record)
     assert not canary.exists()
@@ -186,7 +162,7 @@ async def test_a_misbehaviour_ends_in_a_typed_error(
 async def test_a_malicious_pickle_is_not_opened(hostile: SSHServer, place: Path, canary: Path) -> None:
     """A result that acts when it is unpickled is a result like any other, and acts on nobody here."""
     async with direct.machine(hostile, place / "pickle") as machine:
-        with _bounded(), _nothing_unpickled():
+        with _bounded(), nothing_unpickled():
             ran, record = await suffer(machine, hostile, "pickled_result")
     assert (ran.error, record["status"]) == (None, "completed")
     assert ran.result.object_string == "text"
@@ -214,7 +190,7 @@ async def test_all_of_them_at_once_harm_no_other_machine(
         assert (await good.run(lambda: "warm")).value == "warm"
         warm = good.host
         begun = time.monotonic()
-        with _nothing_unpickled():
+        with nothing_unpickled():
             suffering = asyncio.gather(*(suffer(good, hostile, name, connect_timeout=6) for name in ENDS))
             running: list[direct.Ran] = []
             slowest = 0.0

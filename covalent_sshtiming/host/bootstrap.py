@@ -96,18 +96,25 @@ class Preamble:
     """What arrives before the first frame: a shell's noise, then the doorman's announcement."""
 
     def __init__(self, nonce: str) -> None:
-        self.noise = b""
         self._mark = b"\0SSHTIMING/1 " + nonce.encode() + b" "
         self._held = bytearray()
+        self._start = -1  # of the mark
+
+    @property
+    def noise(self) -> bytes:
+        """What came before the announcement; what will, where there is none yet."""
+        return bytes(self._held if self._start < 0 else self._held[: self._start])[:NOISE_MAX]
 
     def feed(self, data: bytes) -> tuple[dict[str, Any], bytes] | None:
         """Return (the announcement, the bytes behind it) once it is there; raises ProtocolError."""
+        looked_at = max(0, len(self._held) - len(self._mark))
         self._held += data
-        start = self._held.find(self._mark)
-        self.noise = bytes(self._held if start < 0 else self._held[:start])[:NOISE_MAX]
+        if self._start < 0:
+            self._start = self._held.find(self._mark, looked_at)
+        start = self._start
         least = start if start >= 0 else len(self._held) - len(self._mark) + 1  # noise for sure
         if least > NOISE_MAX:
-            self._held.clear()
+            del self._held[NOISE_MAX:]
             raise ProtocolError(f"its login shell printed over {NOISE_MAX} bytes before our program spoke")
         if start < 0:
             return None
