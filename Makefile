@@ -51,6 +51,7 @@ soak: $(VENV)/.installed-dev sshd
 # The fuzzer is large and has wheels for few systems, so only this installs it. Findings and corpus stay in build/fuzz.
 fuzz: $(VENV)/.installed-dev
 	@$(call INSTALL,.[fuzz])
+	$(BIN)/pytest -m thorough tests/test_injection.py
 	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
 # The smoke part of the suite under each other Python that Covalent supports and that is here.
