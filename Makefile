@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint smoke accuracy soak fuzz clean sshd gnu-time
+.PHONY: help demo test lint smoke accuracy fuzz soak clean sshd gnu-time
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
@@ -51,6 +51,7 @@ soak: $(VENV)/.installed-dev sshd
 # The fuzzer is large and has wheels for few systems, so only this installs it. Findings and corpus stay in build/fuzz.
 fuzz: $(VENV)/.installed-dev
 	@$(call INSTALL,.[fuzz])
+	$(BIN)/pytest -m thorough tests/test_injection.py
 	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
 # The smoke part of the suite under each other Python that Covalent supports and that is here.

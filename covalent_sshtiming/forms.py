@@ -17,7 +17,7 @@ _SHELL = "'`\"$\\\\;&<>|(){}*?#!~"
 
 def host_name(value: str) -> str:
     """Check a name, address or alias of a machine."""
-    if not re.fullmatch(rf"[^\s@/{_SHELL}-][^\s@/{_SHELL}]*", value):
+    if not re.fullmatch(rf"[^\s@/{_SHELL}-][^\s@/{_SHELL}]*", value) or not value.isprintable():
         raise ValueError("write a name, an address or an alias of ~/.ssh/config; a user goes into username")
     return value
 
@@ -36,7 +36,7 @@ def machine(text: str) -> tuple[str, str, int]:
 
 def user_name(value: str) -> str:
     """Check the name of a user there."""
-    if not re.fullmatch(rf"[^\s{_SHELL}-][^\s{_SHELL}]*", value):
+    if not re.fullmatch(rf"[^\s{_SHELL}-][^\s{_SHELL}]*", value) or not value.isprintable():
         raise ValueError("write a user name: no space, no quote, none of a shell's signs, no - in front")
     return value
 

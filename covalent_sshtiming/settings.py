@@ -289,6 +289,8 @@ def _checked(option: Option, value: Any, where: str) -> Any:
 def _check_characters(name: str, value: str, where: str) -> None:
     if re.search(r"[\0\r\n]", value):
         raise _refusal(name, where, "contains a line break or a NUL character", "remove it")
+    if re.search("[\ud800-\udfff]", value):
+        raise _refusal(name, where, "contains bytes that are not UTF-8", "write it in UTF-8")
 
 
 def _refusal(name: str, where: str, wrong: str, fix: str) -> ConfigError:

@@ -13,6 +13,7 @@ from typing import Any
 
 import asyncssh
 from asyncssh.constants import OPEN_ADMINISTRATIVELY_PROHIBITED
+from asyncssh.saslprep import SASLPrepError
 
 from covalent_sshtiming.errors import AuthError, ConfigError, ConnectError, ServerBusy, SSHTimingError
 from covalent_sshtiming.host.bootstrap import printable
@@ -141,11 +142,18 @@ def _unreachable(target: Target, error: Exception) -> SSHTimingError:
     )
 
 
+def _bad_name(target: Target, _: Exception) -> SSHTimingError:
+    return ConfigError(
+        f"{target}: the user name, or the password, has a character that SSH does not allow; correct it."
+    )
+
+
 _Translation = tuple[tuple[type[Exception], ...], Callable[[Target, Any], SSHTimingError]]
 # The first match counts, so what is narrower comes first: a time-out and a failed lookup are OSErrors too.
 _TRANSLATIONS: list[_Translation] = [
     ((asyncssh.KeyImportError, asyncssh.KeyEncryptionError), _bad_key),
     ((asyncssh.ConfigParseError,), _bad_config),
+    ((SASLPrepError,), _bad_name),
     ((asyncssh.ChannelOpenError,), _busy),
     ((asyncssh.ConnectionLost, ConnectionResetError, BrokenPipeError), _dropped),
     ((asyncssh.DisconnectError,), _unusable),

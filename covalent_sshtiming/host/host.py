@@ -190,7 +190,7 @@ class Host:
         """Bring a task to a fresh or warm session: attach if it was ever sent, submit if not."""
         self._stop_upload(task)
         if isinstance(task, Inquiry):
-            task.found.clear()
+            task.clear()
             session.send(wire.LIST, task.number)
             return
         if task.cancelled:
@@ -351,10 +351,11 @@ class Host:
     def _on_list(self, task: Task, frame: wire.Frame) -> bool:
         if not isinstance(task, Inquiry):
             return False
+        before = len(task.found)
         task.add(frame.body)
         if frame.header.get("end"):
             task.succeed(self._never_ran(task))
-        return True
+        return len(task.found) > before or task.future.done()
 
     # ---- connecting
 

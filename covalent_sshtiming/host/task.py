@@ -8,18 +8,19 @@ what is sent is `host`'s to decide.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from covalent_sshtiming.host.clock import Offset
+from covalent_sshtiming.remote import wire
 
 if TYPE_CHECKING:
     from covalent_sshtiming.host.session import Session
 
 _JOBS_MAX = 100_000  # tasks in one list
+_JOBS_BYTES = 64 << 20  # and what they may take as JSON
 _OUTPUT_MAX = 4 << 20  # bytes kept of one stream; the far side sends half of that at most
 
 
@@ -140,13 +141,20 @@ class Inquiry(Task):
     def __init__(self, number: int) -> None:
         super().__init__(number, Request("", {}, 0, lambda: ()), _Nowhere())
         self.found: list[Any] = []
+        self._size = 0
 
     def add(self, body: bytes) -> None:
         """Take some of the tasks; raises ValueError for what is no list, or too long a one."""
-        more = json.loads(body)
-        if not isinstance(more, list) or len(self.found) + len(more) > _JOBS_MAX:
+        more = wire.json_value(body, "list of tasks")
+        self._size += len(body)
+        if not isinstance(more, list) or len(self.found) + len(more) > _JOBS_MAX or self._size > _JOBS_BYTES:
             raise ValueError("not a list of tasks")
         self.found += more
+
+    def clear(self) -> None:
+        """Start from nothing, on a new connection."""
+        self.found.clear()
+        self._size = 0
 
 
 class _Nowhere:

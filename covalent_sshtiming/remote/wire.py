@@ -134,13 +134,18 @@ def _header(text: bytes) -> "Dict[str, Any]":
 
 def json_object(text: bytes, what: str) -> "Dict[str, Any]":
     """Return the JSON object that a stranger wrote; raises ProtocolError, which says what it was to be."""
-    try:
-        value = _JSON.decode(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError("%s is not JSON" % what) from error
+    value = json_value(text, what)
     if not isinstance(value, dict):
         raise ProtocolError("%s is not a JSON object" % what)
     return value
+
+
+def json_value(text: bytes, what: str) -> Any:
+    """Return what a stranger wrote as JSON; raises ProtocolError, which says what it was to be."""
+    try:
+        return _JSON.decode(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError("%s is not JSON" % what) from error
 
 
 def _whole(digits: str) -> int:

@@ -407,6 +407,15 @@ async def pickled_result(far: Far) -> None:
     await far.wait()
 
 
+@_misbehaves
+async def endless_list(far: Far) -> None:
+    """Answer the question for tasks with a list that has no end."""
+    await far.greet()
+    task = (await far.frame(wire.LIST)).task
+    while True:
+        await far.send(wire.LIST, task, None, b'["' + b"x" * 60_000 + b'"]')
+
+
 # ---- what is shown and written down
 
 

@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
+from support import direct  # noqa: F401 - imports Covalent under a configuration of its own, and so before ours
+
+# isort: split
 from covalent_sshtiming import errors, reach, settings
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.host import pool
-from support import direct  # noqa: F401 - imports Covalent under a configuration of its own
 from support.keys import fingerprint
 
 target_of = functools.partial(reach.target_of, local=False)  # as the executor makes it
