@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint smoke accuracy fuzz soak clean sshd gnu-time
+.PHONY: help demo test lint smoke accuracy fuzz soak audit clean sshd gnu-time
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
@@ -16,6 +16,7 @@ help:
 	@echo "make accuracy  every figure against a known cost, the kernel and GNU time; then what metering costs"
 	@echo "make soak    faults by the hundred, tasks by the thousand; prints what was held before and after"
 	@echo "make fuzz    coverage-guided fuzzing of all that reads a stranger's bytes (FUZZ_SECONDS=$(FUZZ_SECONDS) each)"
+	@echo "make audit   known advisories for the oldest versions that we allow; needs the network"
 	@echo "make clean   remove what the others made"
 
 demo: $(VENV)/.installed
@@ -53,6 +54,13 @@ fuzz: $(VENV)/.installed-dev
 	@$(call INSTALL,.[fuzz])
 	$(BIN)/pytest -m thorough tests/test_injection.py
 	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+# The oldest version of each of our own requirements that names one, to pip-audit, which lives in an environment of its own.
+audit:
+	@mkdir -p build
+	@sed -n '/^dependencies/,/^\]/ s/^ *"\([a-z]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' pyproject.toml > build/oldest.txt
+	@test -x build/audit/bin/pip-audit || { python3 -m venv build/audit && build/audit/bin/pip install -q pip-audit; }
+	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r build/oldest.txt
 
 # The smoke part of the suite under each other Python that Covalent supports and that is here.
 smoke: $(VENV)/.installed-dev sshd
