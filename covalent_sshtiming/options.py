@@ -11,7 +11,7 @@ import functools
 import json
 import re
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
@@ -26,21 +26,35 @@ from covalent_sshtiming.forms import (
 )
 
 _LIMIT = 2**53  # no setting needs more, and up to here every whole number is exact as a float
-TYPES: dict[type, Any] = {str: str, int: int, float: (int, float), bool: bool, dict: Mapping}
-_WORDS = {str: "text", int: "a whole number", float: "a number", bool: "true or false", dict: "a table"}
-_KINDS = {"str": str, "int": int, "float": float, "bool": bool, "Mapping": dict}
+TYPES: dict[type, Any] = {
+    str: str,
+    int: int,
+    float: (int, float),
+    bool: bool,
+    dict: Mapping,
+    list: (list, tuple),
+}
+_WORDS = {
+    str: "text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    dict: "a table",
+    list: "a list of texts in quotes",
+}
+_KINDS = {"str": str, "int": int, "float": float, "bool": bool, "Mapping": dict, "Sequence": list}
 
 
 @dataclass(frozen=True)
 class Option:
     """One row of the table.
 
-    `kind` is str, int, float, bool or dict; `low` and `high` bound a number; `check` returns a text in its
-    final form or raises ValueError with what to write instead; an option that is not `ssh_only` belongs
-    to the local executor too; a `refused` one is known from other executors, and its `doc` says what to
-    do here. A `server_only` option says where a secret is: whoever may send workflows must not choose
-    that, so it is read from covalent.conf only. Its value is never shown, because somebody may have
-    written the secret itself there.
+    `kind` is str, int, float, bool, dict or list (of texts); `low` and `high` bound a number; `check`
+    returns a text in its final form or raises ValueError with what to write instead; an option that is not
+    `ssh_only` belongs to the local executor too; a `refused` one is known from other executors, and its
+    `doc` says what to do here. A `server_only` option says where a secret is: whoever may send workflows
+    must not choose that, so it is read from covalent.conf only. Its value is never shown, because somebody
+    may have written the secret itself there.
     """
 
     name: str
@@ -67,7 +81,7 @@ class Option:
         """Tell whether a layer says anything at all with this value."""
         if value == 0:
             return isinstance(value, bool) or self.kind is bool
-        return value not in (None, "", {})
+        return value not in (None, "", {}, [], ())
 
 
 def _row(default: Any, doc: str, unit: str = "", *, secret: bool = False, **more: Any) -> Any:
@@ -134,6 +148,13 @@ class Settings:
     create_unique_workdir: bool = _row(False, "Give each task a working directory of its own below that")
     do_cleanup: bool = _row(True, "Remove a task's directory in the spool when result and record are safe")
     env: Mapping[str, str] = _row(None, "Environment variables of the task; tables add up", secret=True)
+    env_from: Sequence[str] = _ssh(
+        None,
+        "Server's environment variables to pass on to the task; lists add up; in covalent.conf only",
+        check=variable,
+        secret=True,
+        server_only=True,
+    )
     max_parallel: int = _row(0, "Tasks at once there; else as many as there are CPUs for them", "tasks")
     connect_timeout: float = _row(20, "Longest wait for a connection", "seconds")
     max_connection_attempts: int = _ssh(5, "Attempts to connect before the task fails", "attempts", low=1)

@@ -283,7 +283,7 @@ def _request(found: Settings, call: Call, task: _TaskId, key: str) -> Request:
         "node_id": task[1],
         "workdir": found.remote_workdir,
         "unique": found.create_unique_workdir,
-        "env": dict(found.env),
+        "env": settings.passed_on(found, os.environ),
         "max_result_bytes": found.max_result_bytes,
     }
     head = {

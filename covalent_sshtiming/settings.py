@@ -147,6 +147,9 @@ def _values(layers: Sequence[_Layer]) -> dict[str, Any]:
     _speak_of_foreign(layers)
     values = {name: _first(name, layers) for name in SETTINGS}
     values["env"] = _merged_env(layers)
+    values["env_from"] = tuple(
+        dict.fromkeys(name for layer in layers for name in _first("env_from", [layer]) or ())
+    )
     values["timing_filepath"] = values["timing_filepath"] or str(default_timing_log())
     if not values["retry_connect"]:
         values["max_connection_attempts"] = 1
@@ -273,17 +276,40 @@ def _checked(option: Option, value: Any, where: str) -> Any:
     """Return the value in its final form, or raise ConfigError."""
     wrong = "has a value of another form" if option.server_only else f"is {value!r:.80}"
     if not isinstance(value, TYPES[option.kind]) or isinstance(value, bool) != (option.kind is bool):
-        quotes = " in quotes" if option.kind is str else ", without quotes" if isinstance(value, str) else ""
+        bare = isinstance(value, str) and option.kind is not list
+        quotes = " in quotes" if option.kind is str else ", without quotes" if bare else ""
         raise _refusal(option.name, where, wrong, f"write {option.needs}{quotes}")
     if option.kind is str:
-        _check_characters(option.name, value, where)
-        try:
-            return option.check(value)
-        except ValueError as error:
-            raise _refusal(option.name, where, wrong, str(error)) from error
+        return _checked_text(option, value, where, wrong)
+    if option.kind is list:
+        if not all(isinstance(item, str) for item in value):
+            raise _refusal(option.name, where, wrong, f"write {option.needs}")
+        return [_checked_text(option, item, where, wrong) for item in value]
     if option.kind in (int, float) and not option.low <= value <= option.high:
         raise _refusal(option.name, where, wrong, f"write {option.needs}")
     return float(value) if option.kind is float else value
+
+
+def _checked_text(option: Option, value: str, where: str, wrong: str) -> str:
+    _check_characters(option.name, value, where)
+    try:
+        return option.check(value)
+    except ValueError as error:
+        raise _refusal(option.name, where, wrong, str(error)) from error
+
+
+def passed_on(found: Settings, environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of a task: those of `env_from`, as this process has them now, and those of `env`.
+
+    What `env` sets stands above. Raises ConfigError for a name that `environment` does not have.
+    """
+    missing = [name for name in found.env_from if name not in environment]
+    if missing:
+        raise ConfigError(
+            f"env_from names {', '.join(missing)}, which the Covalent server's environment does not have; "
+            "set it before the server starts, or take it out of env_from in covalent.conf."
+        )
+    return {**{name: environment[name] for name in found.env_from}, **found.env}
 
 
 def _check_characters(name: str, value: str, where: str) -> None:

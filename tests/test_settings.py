@@ -575,7 +575,7 @@ def test_the_default_log_follows_xdg_data_home(tmp_path: Path, monkeypatch: pyte
 
 # ---------------------------------------------------------------- ways in
 
-SECRETS = [name for name, option in OPTIONS.items() if option.server_only]
+SECRETS = [name for name, option in OPTIONS.items() if option.server_only and option.kind is str]
 
 
 def test_the_places_of_secrets_are_four() -> None:
@@ -602,6 +602,46 @@ def test_a_secret_in_the_place_of_its_name_is_not_shown(name: str, secret: objec
     text = refusal({"hostname": "m"}, {name: secret})
     assert text.startswith(f"{name} ({SECTION}) has a value of another form; write ")
     assert str(secret) not in text
+
+
+def test_variables_are_passed_on_from_the_servers_environment() -> None:
+    """`env_from` takes values from the environment as it is; lists add up, and `env` stands above."""
+    section = {"env_from": ["A", "B"], "hosts": {"m": {"env_from": ["C", "A"]}}}
+    found = resolve({"hostname": "m", "env": {"B": "own"}}, section)
+    assert found.env_from == ("C", "A", "B")
+    environment = {"A": "a\nb", "B": "near", "C": "$(c)", "D": "d"}
+    assert settings.passed_on(found, environment) == {"A": "a\nb", "B": "own", "C": "$(c)"}
+    assert "env_from" not in repr(found)
+    with pytest.raises(ConfigError) as caught:
+        settings.passed_on(found, {"B": "near"})
+    assert str(caught.value) == (
+        "env_from names C, A, which the Covalent server's environment does not have; set it before the "
+        "server starts, or take it out of env_from in covalent.conf."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "sentence"),
+    [
+        ("TOKEN", "write a list of texts in quotes"),
+        ([1], "write a list of texts in quotes"),
+        (["hunter2!"], "write the name of an environment variable of the server's, not the secret itself"),
+        ({"hunter2!": "TOKEN"}, "write a list of texts in quotes"),
+    ],
+)
+def test_env_from_is_a_list_of_names(value: object, sentence: str) -> None:
+    """What is no list of names is refused, without showing what was written there."""
+    text = refusal({"hostname": "m"}, {"env_from": value})
+    assert text == f"env_from ({SECTION}) has a value of another form; {sentence}."
+
+
+def test_who_sends_a_workflow_does_not_choose_variables() -> None:
+    """An argument could have any variable of the server's sent to any machine; so it is refused."""
+    assert refusal({"hostname": "m", "env_from": ["TOKEN"]}) == (
+        f"env_from ({ARGUMENT}) is read from the server's covalent.conf only; move it there."
+    )
+    section = {"hostname": "m", "env_from": ["TOKEN"]}
+    assert resolve({**section, "hosts": {}}, section).env_from == ("TOKEN",)  # as Covalent builds it by name
 
 
 def test_secrets_are_not_in_the_text_of_settings() -> None:
