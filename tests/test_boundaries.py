@@ -76,6 +76,8 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "host.task",
         "host.bootstrap",
         "host.patience",
+        "host.answers",
+        "host.upload",
     ),
     "host.target": ("errors",),
     "host.streams": ("errors",),

@@ -3,13 +3,13 @@
 Owns the tasks from `run` to `acknowledge`, and the one coroutine that connects and reconnects
 for all of them (`_keep`). State that several coroutines share is in `Host.__init__`; it changes in
 synchronous steps: a frame, a loss, a submission. A task is sent once; after that it is only ever
-attached to, unless the machine says that it has never heard of it and never accepted it.
+attached to, unless the machine says that it has never heard of it and never accepted it. What a frame
+means to the task that it names is `answers`' to say, how a request goes out `upload`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 import os
@@ -23,21 +23,16 @@ from covalent_sshtiming.errors import (
     ProtocolError,
     ResultError,
     SSHTimingError,
-    TaskDied,
-    TaskError,
-    TransferError,
 )
-from covalent_sshtiming.host import patience
+from covalent_sshtiming.host import answers, patience, upload
 from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.streams import Receiver, Streams
 from covalent_sshtiming.host.target import Target
-from covalent_sshtiming.host.task import Inquiry, Outcome, Request, Sink, Task
+from covalent_sshtiming.host.task import Inquiry, Outcome, Request, Sink, Task, never_ran
 from covalent_sshtiming.remote import wire
 
 _log = logging.getLogger(__name__)
-_YIELD_FRAMES = 8  # upload frames between two looks at the event loop
-_OFFSET_MAX = 1 << 62
 _FRUITFUL_SECONDS = 30.0  # a session that lived so long was none of those that end right away
 _HASTY_SECONDS = 1.0  # after one that did not even live so long, the next one waits a little
 
@@ -125,9 +120,9 @@ class Host:
             if task.request.key == key:
                 task.cancelled = True
                 if not task.sent:
-                    task.succeed(self._never_ran(task))
+                    task.succeed(never_ran(task, self._machine))
                 elif self._session is not None and self._session.alive:
-                    self._stop_upload(task)
+                    upload.stop(task)
                     self._session.send(wire.CANCEL, task.number, {"key": key})
 
     async def attach(self, key: str, sink: Sink) -> Outcome:
@@ -173,22 +168,14 @@ class Host:
 
     # ---- one task
 
-    def _never_ran(self, task: Task) -> Outcome:
-        return Outcome({"status": "cancelled"}, b"", b"", dict(self._machine), task.waits())
-
     def _forget(self, task: Task) -> None:
         self._tasks.pop(task.number, None)
-        self._stop_upload(task)
+        upload.stop(task)
         self._changed.set()
-
-    def _stop_upload(self, task: Task) -> None:
-        if task.uploader is not None:
-            task.uploader.cancel()
-            task.uploader = None
 
     def _send(self, session: Session, task: Task) -> None:
         """Bring a task to a fresh or warm session: attach if it was ever sent, submit if not."""
-        self._stop_upload(task)
+        upload.stop(task)
         if isinstance(task, Inquiry):
             task.clear()
             session.send(wire.LIST, task.number)
@@ -200,55 +187,22 @@ class Host:
             follow = {"follow": True} if task.request.live else {}
             session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **follow})
             return
-        self._submit(session, task)
-
-    def _submit(self, session: Session, task: Task) -> None:
-        task.sent, task.sent_by, task.submitted_on = True, task.sent_by or session, session
-        task.request.left = True
-        task.machine = task.machine or session.hello.get("machine")
-        task.mark("sent")
-        request = task.request
-        head = {**request.head, "key": request.key, "size": request.size}
-        if request.live:
-            head["follow"] = True
-        if request.size <= wire.MAX_BODY:
-            body = b"".join(request.chunks())
-            session.send(wire.SUBMIT, task.number, {**head, "sha256": hashlib.sha256(body).hexdigest()}, body)
-            return
-        session.send(wire.SUBMIT, task.number, head)
-        task.uploader = asyncio.ensure_future(self._upload(session, task))
-
-    async def _upload(self, session: Session, task: Task) -> None:
-        """Send a large body, no faster than the connection takes it, in turn with other tasks."""
-        digest = hashlib.sha256()
-        try:
-            for count, chunk in enumerate(task.request.chunks()):
-                digest.update(chunk)
-                session.send(wire.DATA, task.number, None, chunk)
-                if count % _YIELD_FRAMES == 0:
-                    await asyncio.sleep(0)
-                await session.writable_now.wait()
-                if not session.alive:
-                    return
-            session.send(wire.END, task.number, {"sha256": digest.hexdigest()})
-        except Exception as error:  # noqa: BLE001 - the body's own iterator: nobody awaits this coroutine, the task does
-            task.fail(error)
+        upload.submit(session, task)
 
     # ---- frames
 
-    def _on_frame(self, frame: wire.Frame) -> bool:
+    def _on_frame(self, session: Session, frame: wire.Frame) -> bool:
         """Do what a frame says; tell whether it brought anything that was not here before."""
         if frame.type == wire.ACK:
             return self._unacknowledged.pop(frame.task, None) is not None
-        if self._session is not None:
-            self._machine = self._session.hello  # which came before any other frame
+        self._machine = session.hello or self._machine  # it came before any other frame
         task = self._tasks.get(frame.task)
-        handler = _HANDLERS.get(frame.type)
+        handler = answers.HANDLERS.get(frame.type)
         if task is None or handler is None or task.future.done():
             return False  # ended here already, by an error of ours
         brought = True
         try:
-            brought = handler(self, task, frame)
+            brought = handler(session, task, frame)
         except SSHTimingError as error:
             task.fail(error)
             if frame.type not in (wire.REFUSED, wire.UNKNOWN):
@@ -259,103 +213,6 @@ class Host:
         if brought and frame.type != wire.UNKNOWN:
             self._fruitful, self._lost_at = True, None
         return brought
-
-    def _on_accepted(self, task: Task, _: wire.Frame) -> bool:
-        brought, task.accepted = not task.accepted, True
-        task.mark("accepted")
-        return brought
-
-    def _on_unknown(self, task: Task, _: wire.Frame) -> bool:
-        """Submit again what was never accepted; what was accepted and is unknown now has died.
-
-        Another machine behind the same name knows nothing, and says nothing about the task.
-        """
-        here = self._machine.get("machine")
-        if task.machine and here and task.machine != here and self._session is not None:
-            other = printable(str(self._machine.get("hostname")), 80)
-            self._session.fail(ConnectError(f"{self.target}: another machine answers ({other})."))
-            return False
-        if not task.accepted and self._session is not None:
-            if task.submitted_on is self._session:
-                raise TaskDied(
-                    f"{self.target}: the task was sent there, and it says that it has never heard of it. It "
-                    "may run all the same; dispatch it anew."
-                )
-            self._stop_upload(task)
-            self._submit(self._session, task)
-            return True
-        raise TaskDied(
-            f"{self.target}: the task was accepted there and is now unknown: its directory was removed, or "
-            "another machine answers under this name. It is not run again by itself; dispatch it anew."
-        )
-
-    def _on_refused(self, task: Task, frame: wire.Frame) -> bool:
-        facts = frame.header
-        text, path = printable(str(facts.get("text"))), printable(str(facts.get("path")))
-        number, free = facts.get("errno"), facts.get("free")
-        room = f", {free} bytes free of {task.request.size} needed" if isinstance(free, int) else ""
-        number = number if isinstance(number, int) else "unknown"
-        raise TransferError(
-            f"{self.target}: the task could not be stored in {path}: {text} (errno {number}{room}). "
-            "Make room there, or set remote_spool to another place."
-        )
-
-    def _on_stream(self, task: Task, frame: wire.Frame) -> bool:
-        live = task.request.live
-        if live is None:  # else it may come long before the end
-            task.mark("told")
-        number, offset = frame.header.get("fd"), frame.header.get("offset")
-        if type(number) is int and number in (1, 2) and type(offset) is int and 0 <= offset < _OFFSET_MAX:
-            news = task.outputs[number - 1].add(offset, frame.body)
-            if live is not None and news:
-                live(number, news)
-            return bool(news)
-        return False
-
-    def _on_result(self, task: Task, frame: wire.Frame) -> bool:
-        task.mark("told")
-        if task.result_on is not None and task.result_on is self._session:
-            raise ResultError(f"{self.target}: it announced the result twice.")
-        task.result_on = self._session
-        task.sink.begin(frame.header.get("parts"))
-        return True
-
-    def _on_data(self, task: Task, frame: wire.Frame) -> bool:
-        try:
-            task.sink.add(frame.body)
-        except TaskError as error:
-            raise type(error)(f"{self.target}: {error}") from error
-        return bool(frame.body)
-
-    def _on_outcome(self, task: Task, frame: wire.Frame) -> bool:
-        task.mark("told")
-        task.mark("ended")
-        try:
-            ended = wire.json_object(frame.body, "outcome")
-        except wire.ProtocolError as error:
-            raise TaskDied(
-                f"{self.target}: the outcome that it sent cannot be read ({error}); see its spool."
-            ) from error
-        task.succeed(
-            Outcome(
-                ended,
-                bytes(task.outputs[0].data),
-                bytes(task.outputs[1].data),
-                dict(self._machine),
-                task.waits(),
-                self._session.clock.offset if self._session is not None else None,
-            )
-        )
-        return True
-
-    def _on_list(self, task: Task, frame: wire.Frame) -> bool:
-        if not isinstance(task, Inquiry):
-            return False
-        before = len(task.found)
-        task.add(frame.body)
-        if frame.header.get("end"):
-            task.succeed(self._never_ran(task))
-        return len(task.found) > before or task.future.done()
 
     # ---- connecting
 
@@ -438,7 +295,7 @@ class Host:
             self._lost_at = self._lost_at or time.monotonic()
             self._changed.set()
             for task in self._tasks.values():
-                self._stop_upload(task)
+                upload.stop(task)
 
     async def _connect(self) -> None:
         """Try once; on failure end the tasks that may not wait longer, and wait a little for the rest."""
@@ -496,15 +353,3 @@ class Host:
                 self._tasks.pop(task.number, None)
         if self._tasks and not self._closed:
             await asyncio.sleep(patience.pause(self.target, worst))
-
-
-_HANDLERS: dict[int, Callable[[Host, Task, wire.Frame], bool]] = {
-    wire.ACCEPTED: Host._on_accepted,
-    wire.UNKNOWN: Host._on_unknown,
-    wire.REFUSED: Host._on_refused,
-    wire.STREAM: Host._on_stream,
-    wire.RESULT: Host._on_result,
-    wire.DATA: Host._on_data,
-    wire.OUTCOME: Host._on_outcome,
-    wire.LIST: Host._on_list,
-}

@@ -39,7 +39,10 @@ class Session:
     """One connection to the agent of a target. Not reused after its loss."""
 
     def __init__(
-        self, target: Target, on_frame: Callable[[wire.Frame], bool], on_lost: Callable[[Session], None]
+        self,
+        target: Target,
+        on_frame: Callable[[Session, wire.Frame], bool],
+        on_lost: Callable[[Session], None],
     ) -> None:
         """Hand frames to `on_frame`, which tells whether one brought anything, and the loss to `on_lost`."""
         loop = asyncio.get_running_loop()
@@ -50,7 +53,7 @@ class Session:
         self.alive = False
         self.error: SSHTimingError | None = None  # why it ended, if it did not by our own wish
         self.nonce = os.urandom(12).hex()
-        self._target = target
+        self.target = target
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._streams: Streams | None = None
@@ -74,16 +77,16 @@ class Session:
         Raises RemoteEnvError, TransferError, ConnectError or ProtocolError.
         """
         try:
-            command = await asyncio.to_thread(bootstrap.command, self._target, self.nonce)
+            command = await asyncio.to_thread(bootstrap.command, self.target, self.nonce)
             self._streams = await opener(command, self)
             announced = await self._within(self._announced)
             if "refused" in announced:
-                raise _refusal(self._target, announced)
+                raise _refusal(self.target, announced)
             if announced.get("archive") == "need":
                 self.write(bootstrap.archive().data)
             self.clock.ask()
             self.send(
-                wire.HELLO, 0, {"client": client, "connection": number, "idle": self._target.idle_timeout}
+                wire.HELLO, 0, {"client": client, "connection": number, "idle": self.target.idle_timeout}
             )
             self.alive, self._heard = not self._ended, time.monotonic()
             self._pinger = asyncio.ensure_future(self._ping())
@@ -98,12 +101,12 @@ class Session:
 
     async def _within(self, future: asyncio.Future[Any]) -> Any:
         try:
-            return await asyncio.wait_for(asyncio.shield(future), self._target.connect_timeout)
+            return await asyncio.wait_for(asyncio.shield(future), self.target.connect_timeout)
         except asyncio.TimeoutError as error:
             heard = self._heard_text()
             raise ConnectError(
-                f"{self._target}: logged in, but its shell did not start our program within "
-                f"{self._target.connect_timeout:g} s{heard}; does a start-up file wait for input?"
+                f"{self.target}: logged in, but its shell did not start our program within "
+                f"{self.target.connect_timeout:g} s{heard}; does a start-up file wait for input?"
             ) from error
 
     def _heard_text(self) -> str:
@@ -136,7 +139,7 @@ class Session:
 
     def _violated(self, error: Exception) -> None:
         said = printable(str(error))
-        self.fail(ProtocolError(f"{self._target}: {said}. Is something else answering there?"))
+        self.fail(ProtocolError(f"{self.target}: {said}. Is something else answering there?"))
 
     def _take(self, frame: wire.Frame) -> None:
         brought = False
@@ -153,7 +156,7 @@ class Session:
         elif frame.type == wire.PONG:
             self.clock.answer(frame.header.get("time"))
         else:
-            brought = self._on_frame(frame)
+            brought = self._on_frame(self, frame)
         if not brought:
             self._stray(len(frame.body))
 
@@ -201,7 +204,7 @@ class Session:
 
     def _early_end(self, status: int | None) -> SSHTimingError:
         """Say why the streams ended before the hello; after it, nobody reads this."""
-        target, said = self._target, printable(bytes(self._stderr))
+        target, said = self.target, printable(bytes(self._stderr))
         if "SSHTIMING-spool:" in said:
             cause = said.split("SSHTIMING-spool:")[1].strip()
             return TransferError(f"{target}: no place for tasks: {cause}. Set remote_spool to another one.")
@@ -239,9 +242,9 @@ class Session:
 
     async def _ping(self) -> None:
         while not self._ended:
-            await asyncio.sleep(self._target.ping)
-            if time.monotonic() - self._heard > self._target.silence:
-                self.fail(ConnectError(f"{self._target}: nothing was heard for {self._target.silence:g} s."))
+            await asyncio.sleep(self.target.ping)
+            if time.monotonic() - self._heard > self.target.silence:
+                self.fail(ConnectError(f"{self.target}: nothing was heard for {self.target.silence:g} s."))
                 return
             self._strays = [0, 0]
             self._ask()

@@ -135,6 +135,11 @@ class Task:
             self.future.set_exception(error)
 
 
+def never_ran(task: Task, machine: dict[str, Any]) -> Outcome:
+    """Return the outcome of a task that was ended before it was sent."""
+    return Outcome({"status": "cancelled"}, b"", b"", dict(machine), task.waits())
+
+
 class Inquiry(Task):
     """A question for the list of tasks, which waits for its answer as a task does for its end."""
 

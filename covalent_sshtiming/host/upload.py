@@ -1,0 +1,59 @@
+"""Upload: a task's request on its way out, whole if it is small, else frame by frame.
+
+Owns the submission and the coroutine that sends a large body. Whether a task is to be submitted is
+`host`'s to decide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+from covalent_sshtiming.host.session import Session
+from covalent_sshtiming.host.task import Task
+from covalent_sshtiming.remote import wire
+
+_YIELD_FRAMES = 8  # upload frames between two looks at the event loop
+
+
+def submit(session: Session, task: Task) -> None:
+    """Send a task off, or begin to."""
+    stop(task)
+    task.sent, task.sent_by, task.submitted_on = True, task.sent_by or session, session
+    task.request.left = True
+    task.machine = task.machine or session.hello.get("machine")
+    task.mark("sent")
+    request = task.request
+    head = {**request.head, "key": request.key, "size": request.size}
+    if request.live:
+        head["follow"] = True
+    if request.size <= wire.MAX_BODY:
+        body = b"".join(request.chunks())
+        session.send(wire.SUBMIT, task.number, {**head, "sha256": hashlib.sha256(body).hexdigest()}, body)
+        return
+    session.send(wire.SUBMIT, task.number, head)
+    task.uploader = asyncio.ensure_future(_upload(session, task))
+
+
+async def _upload(session: Session, task: Task) -> None:
+    """Send a large body, no faster than the connection takes it, in turn with other tasks."""
+    digest = hashlib.sha256()
+    try:
+        for count, chunk in enumerate(task.request.chunks()):
+            digest.update(chunk)
+            session.send(wire.DATA, task.number, None, chunk)
+            if count % _YIELD_FRAMES == 0:
+                await asyncio.sleep(0)
+            await session.writable_now.wait()
+            if not session.alive:
+                return
+        session.send(wire.END, task.number, {"sha256": digest.hexdigest()})
+    except Exception as error:  # noqa: BLE001 - the body's own iterator: nobody awaits this coroutine, the task does
+        task.fail(error)
+
+
+def stop(task: Task) -> None:
+    """Send no more of a task's body."""
+    if task.uploader is not None:
+        task.uploader.cancel()
+        task.uploader = None
