@@ -84,11 +84,11 @@ class Session:
                 raise _refusal(self.target, announced)
             if announced.get("archive") == "need":
                 self.write(bootstrap.archive().data)
-            self.clock.ask()
             self.send(
                 wire.HELLO, 0, {"client": client, "connection": number, "idle": self.target.idle_timeout}
             )
             self.alive, self._heard = not self._ended, time.monotonic()
+            self._ask()
             self._pinger = asyncio.ensure_future(self._ping())
         except BaseException:
             await self.close()
@@ -150,9 +150,11 @@ class Session:
             if self._greeted.done():
                 raise wire.ProtocolError("it said hello twice")
             self.hello = frame.header
-            self.clock.answer(frame.header.get("time"))
             _settle(self._greeted, None)
-            self._ask()  # its start was in the hello's round trip: a second one knows the clock better
+            # The agent may speak first, and hears nothing before our hello. Its start was in the first
+            # question's round trip; this one knows the clock better.
+            if self.alive:
+                self._ask()
         elif frame.type == wire.PONG:
             self.clock.answer(frame.header.get("time"))
         else:
