@@ -216,7 +216,9 @@ def _dump(value: Any, path: str, cap: int, owner: int) -> "Dict[str, Any]":
     string = _string_of(value).encode("utf-8", "backslashreplace")
     temporary = path + ".tmp"
     try:
-        with open(temporary, "wb") as file:
+        # The umask is the user's by now, and may give all away.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "wb") as file:
             file.write(header)
             file.write(string)
             cloudpickle.Pickler(_Capped(file, cap)).dump(value)
