@@ -74,7 +74,8 @@ class Outputs:
 def _append_to(path: Path, data: bytes) -> None:
     with suppress(FileExistsError):  # opening the file explains better what stands in its way
         path.parent.mkdir(parents=True)
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    # Not to wait for ever for somebody to read from a named pipe.
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK, 0o600)
     try:
         while data:
             data = data[os.write(handle, data) :]

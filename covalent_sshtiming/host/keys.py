@@ -130,6 +130,11 @@ def check_private(target: Target, path: Path) -> None:
     """Refuse a key file that is missing, or a private one that others can read; raises AuthError."""
     try:
         mode = path.stat().st_mode
+        if not stat.S_ISREG(mode):
+            raise AuthError(
+                f"{target}: the key file {path} is no regular file; correct ssh_key_file, or IdentityFile in "
+                "your ssh configuration."
+            )
         if stat.S_IMODE(mode) & 0o077 and b"PRIVATE KEY" in path.read_bytes()[:4096]:
             raise AuthError(f"{target}: others can read the key file {path}; run `chmod 600 {path}`.")
     except OSError as error:

@@ -60,7 +60,9 @@ def _connect(door: str) -> "Optional[socket.socket]":
 
 def _connect_or_start(base: str, agent: str, door: str, mask: int) -> "Optional[socket.socket]":
     """Start the agent unless somebody else just did; one at a time, by the start lock."""
-    handle = os.open(os.path.join(base, "agents", agent + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(
+        os.path.join(base, "agents", agent + ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600
+    )
     try:
         if not _wait_for_lock(handle):
             return None

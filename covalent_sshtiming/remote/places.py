@@ -152,10 +152,19 @@ def publish(path: str, content: bytes) -> bool:
     return True
 
 
+def open_file(path: str) -> int:
+    """Return a descriptor to read a file by; raises OSError for a link, and for what might never be read."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise UnsafePlace(errno.EINVAL, "not a regular file", path)
+    return handle
+
+
 def read(path: str, limit: int = 1 << 20) -> "Optional[bytes]":
     """Return a small file's content, or None where there is none."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = open_file(path)
     except FileNotFoundError:
         return None
     try:
@@ -176,7 +185,7 @@ def read_json(path: str) -> "Optional[Dict[str, Any]]":
 
 def try_lock(path: str, must_exist: bool = False) -> "Optional[int]":
     """Return a descriptor that holds an exclusive lock on `path`, or None if another does."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | (0 if must_exist else os.O_CREAT)
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (0 if must_exist else os.O_CREAT)
     handle = os.open(path, flags, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -9,6 +9,8 @@ pipe for ever.
 import os
 from typing import Iterator, List, Tuple
 
+from . import places
+
 HEAD = 1 << 20
 TAIL = 1 << 20
 PIECE = 64 * 1024
@@ -88,7 +90,7 @@ def kept(total: int) -> "List[Tuple[int, int]]":
 def read_stream(path: str, total: int, start: int) -> "Iterator[Tuple[int, bytes]]":
     """Yield (stream offset, bytes) of what is kept of a stream from offset `start` on."""
     try:
-        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        handle = places.open_file(path)
     except FileNotFoundError:
         return
     try:

@@ -165,7 +165,7 @@ def _telling(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[by
             yield wire.encode(wire.STREAM, task, {"fd": number + 1, "offset": offset}, data)
     if ended["result"]:
         yield wire.encode(wire.RESULT, task, {"parts": ended["result"]})
-        with open(os.path.join(directory, places.RESULT), "rb") as file:
+        with os.fdopen(places.open_file(os.path.join(directory, places.RESULT)), "rb") as file:
             for data in iter(lambda: file.read(wire.MAX_BODY), b""):
                 yield wire.encode(wire.DATA, task, body=data)
     yield wire.encode(wire.OUTCOME, task, body=_fitting(ended))

@@ -44,7 +44,7 @@ class Upload:
         self._file = -1
         try:
             self._check_room()
-            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             places.write_all(self._file, tasks.head_bytes(head))
         except OSError as error:
             self.abandon()

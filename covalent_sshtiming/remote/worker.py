@@ -141,8 +141,8 @@ def _stand(spec: "Dict[str, Any]", mask: int) -> None:
     os.environ["PWD"] = workdir
     random.seed()
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
-    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115 - the same
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115 - the same
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc] # Final only to type checkers
 
 
@@ -216,7 +216,9 @@ def _dump(value: Any, path: str, cap: int, owner: int) -> "Dict[str, Any]":
     string = _string_of(value).encode("utf-8", "backslashreplace")
     temporary = path + ".tmp"
     try:
-        with open(temporary, "wb") as file:
+        # The umask is the user's by now, and may give all away.
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(handle, "wb") as file:
             file.write(header)
             file.write(string)
             cloudpickle.Pickler(_Capped(file, cap)).dump(value)
