@@ -69,7 +69,7 @@ async def test_nothing_is_said_before_our_hello() -> None:
 
 
 async def test_an_agent_that_greets_later_is_asked_for_its_clock_again() -> None:
-    """A hello that comes after ours sets off a second question, which does not have the agent's start in it."""
+    """A hello that comes after ours sets off a second question, without the agent's start in it."""
     session, streams = await opened(at_once=False)
     assert [frame.type for frame in streams.frames()] == [wire.HELLO, wire.PING, wire.PING]
     await session.close()
@@ -78,7 +78,8 @@ async def test_an_agent_that_greets_later_is_asked_for_its_clock_again() -> None
 async def test_a_greeting_is_no_answer_to_a_question() -> None:
     """The clock in a hello was read before anybody asked: only pongs tell the offset."""
     session, streams = await opened(at_once=True)
-    assert session.clock.offset is None
+    before = session.clock.offset
+    assert before is None
     streams.receiver.received(wire.encode(wire.PONG, 0, {"time": time.time() + 50}))
     offset = session.clock.offset
     assert offset is not None
