@@ -10,6 +10,7 @@ import click
 
 from covalent_sshtiming import __version__
 from covalent_sshtiming.verbs.demo import demo
+from covalent_sshtiming.verbs.export import export
 from covalent_sshtiming.verbs.jobs import jobs
 from covalent_sshtiming.verbs.log import log
 from covalent_sshtiming.verbs.path import path
@@ -24,5 +25,5 @@ def main() -> None:
     """Run Covalent electrons over SSH, and see what each of them cost."""
 
 
-for verb in (log, show, stats, path, rotate, jobs, demo):
+for verb in (log, show, stats, export, path, rotate, jobs, demo):
     main.add_command(verb)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import functools
 import json
 import os
@@ -151,12 +150,13 @@ def listing(function: Callable[..., Any]) -> Callable[..., Any]:
 def write_data(form: str, objects: Sequence[dict[str, Any]]) -> None:
     """Print flat objects of equal keys as JSON or CSV; an absent value is null, or an empty cell."""
     if form == "json":
-        lines = ",\n".join(json.dumps(one, ensure_ascii=False) for one in objects)
-        click.echo(f"[\n{lines}\n]" if objects else "[]")
+        text = ",\n".join(json.dumps(one, ensure_ascii=False) for one in objects)
+        click.echo(f"[\n{text}\n]" if objects else "[]")
     elif objects:
-        writer = csv.DictWriter(sys.stdout, list(objects[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(objects)
+        from covalent_sshtiming.timing import separated
+
+        lines = [separated.row(list(objects[0])), *(separated.row(list(one.values())) for one in objects)]
+        click.echo(b"".join(lines), nl=False)
 
 
 class Column(NamedTuple):
