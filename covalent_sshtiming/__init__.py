@@ -13,15 +13,17 @@ if TYPE_CHECKING:
     from covalent_sshtiming.localtiming import TimingExecutor
     from covalent_sshtiming.results import load_result
     from covalent_sshtiming.sshtiming import TimingSSHExecutor
+    from covalent_sshtiming.timing.timings import read_log
 
 __version__ = "0.1.0"
 
-__all__ = ["TimingExecutor", "TimingSSHExecutor", "__version__", "load_result"]
+__all__ = ["TimingExecutor", "TimingSSHExecutor", "__version__", "load_result", "read_log"]
 
 _HOMES = {
     "TimingExecutor": "covalent_sshtiming.localtiming",
     "TimingSSHExecutor": "covalent_sshtiming.sshtiming",
     "load_result": "covalent_sshtiming.results",
+    "read_log": "covalent_sshtiming.timing.timings",
 }
 
 

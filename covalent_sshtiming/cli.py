@@ -10,7 +10,13 @@ import click
 
 from covalent_sshtiming import __version__
 from covalent_sshtiming.verbs.demo import demo
+from covalent_sshtiming.verbs.export import export
 from covalent_sshtiming.verbs.jobs import jobs
+from covalent_sshtiming.verbs.log import log
+from covalent_sshtiming.verbs.path import path
+from covalent_sshtiming.verbs.rotate import rotate
+from covalent_sshtiming.verbs.show import show
+from covalent_sshtiming.verbs.stats import stats
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -19,5 +25,5 @@ def main() -> None:
     """Run Covalent electrons over SSH, and see what each of them cost."""
 
 
-main.add_command(demo)
-main.add_command(jobs)
+for verb in (log, show, stats, export, path, rotate, jobs, demo):
+    main.add_command(verb)

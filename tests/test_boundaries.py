@@ -18,11 +18,12 @@ FAR_FILES = sorted((ROOT / "remote").glob("*.py"))
 
 # The first pattern that fits a module holds; a pattern fits a name and everything below it.
 ALLOWED: dict[str, tuple[str, ...]] = {
-    "": ("sshtiming", "localtiming", "results"),
+    "": ("sshtiming", "localtiming", "results", "timing.timings"),
     "early": (),
     "__main__": ("cli",),
     "errors": (),
-    "timing.record": (),
+    "timing.markup": (),
+    "timing.record": ("timing.markup",),
     "timing": ("timing", "errors"),
     "forms": (),
     "options": ("forms",),
@@ -89,7 +90,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "remote": ("remote",),
     "demo": ("demo", "errors", "forms", "TimingSSHExecutor"),
     "cli": ("__version__", "verbs"),
-    "verbs": ("errors", "timing", "visit", "demo"),
+    "verbs": ("errors", "timing", "settings", "visit", "verbs", "demo"),
 }
 
 # Who may name these packages of others.

@@ -23,7 +23,7 @@ from support.faults import noting, until
 import covalent_sshtiming
 from covalent_sshtiming import errors, results, visit
 from covalent_sshtiming.demo.sshserver import SSHServer
-from covalent_sshtiming.timing.log import read_log
+from covalent_sshtiming.timing.timings import read_log
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from covalent_sshtiming import errors
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.host import process
-from covalent_sshtiming.timing.log import read_log
+from covalent_sshtiming.timing.timings import read_log
 
 
 @pytest.fixture

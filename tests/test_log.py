@@ -20,8 +20,9 @@ from typing import Any
 import pytest
 
 from covalent_sshtiming.errors import ConfigError
-from covalent_sshtiming.timing.log import TimingLog, read_log
+from covalent_sshtiming.timing.log import TimingLog
 from covalent_sshtiming.timing.record import MAX_TEXT, TimingRecord
+from covalent_sshtiming.timing.timings import read_log
 
 WRITERS = 8
 TEXT_FIELDS = [f.name for f in fields(TimingRecord) if f.type == "str | None" and f.name != "record_id"][:15]

@@ -15,8 +15,8 @@ from covalent_sshtiming import errors, options, settings
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.remote import wire
-from covalent_sshtiming.timing.log import read_log
 from covalent_sshtiming.timing.record import TimingRecord
+from covalent_sshtiming.timing.timings import read_log
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "covalent_sshtiming"

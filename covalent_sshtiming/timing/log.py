@@ -1,4 +1,4 @@
-"""The local timing log: appending records to it, and reading them back.
+"""The local timing log: appending records to it.
 
 Several dispatchers may share one log, disks fill up and processes are killed in mid-write. So a
 record is one line, written at once under a lock; a line that does not fit is taken back, and one
@@ -16,17 +16,15 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 
 from covalent_sshtiming.errors import ConfigError
+from covalent_sshtiming.timing.files import expanded, records_path, shard_path
 from covalent_sshtiming.timing.record import TimingRecord
 
 LOCK_WAIT_S = 5.0
 _LOCK_POLL_S = 0.001
 _ROTATIONS = 3
-_RECORD_SUFFIXES = {".jsonl", ".ndjson"}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP}
 _ADVICE = {
     errno.EISDIR: "Name a file in that directory",
@@ -52,7 +50,7 @@ class TimingLog:
     def __init__(
         self, path: str | os.PathLike[str], *, fsync: bool = False, lock_wait_s: float = LOCK_WAIT_S
     ) -> None:
-        self.path = _expanded(path)
+        self.path = expanded(path)
         self.records = records_path(path)
         self._fsync = fsync
         self._lock_wait_s = lock_wait_s
@@ -91,56 +89,6 @@ class TimingLog:
             raise OSError(error.errno, error.strerror, error.filename or str(path)) from error
 
 
-@dataclass(frozen=True, slots=True)
-class LogPage:
-    """What a log holds: its records in the order of writing, and how many lines were none."""
-
-    records: list[TimingRecord]
-    bad_lines: int
-
-
-def read_log(path: str | os.PathLike[str]) -> LogPage:
-    """Read a log, given either of its two names, together with its shards.
-
-    What follows the last newline is still being written, or was cut off, and is left alone.
-
-    Raises:
-        FileNotFoundError: if nothing was ever logged there. It names the file that was looked for.
-    """
-    records: list[TimingRecord] = []
-    bad_lines = 0
-    for line in _lines(records_path(path)):
-        try:
-            records.append(TimingRecord.from_json(line.decode()))
-        except ValueError:
-            bad_lines += 1
-    return LogPage(records, bad_lines)
-
-
-def records_path(path: str | os.PathLike[str]) -> Path:
-    """The file of records that belongs to a log of this name."""
-    log = _expanded(path)
-    return log if log.suffix.lower() in _RECORD_SUFFIXES else log.parent / f"{log.name}.jsonl"
-
-
-def _lines(main: Path) -> Iterator[bytes]:
-    """Every finished line of a file of records and of its shards."""
-    shards = sorted(main.parent.glob(f"{escape(main.name)}.*.[0-9]*{main.suffix}"))
-    for path in [main, *shards] if main.exists() else shards or [main]:
-        with path.open("rb") as file:
-            yield from (line for line in file if line.endswith(b"\n") and not line.isspace())
-
-
-def _expanded(path: str | os.PathLike[str]) -> Path:
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ConfigError(
-            f"The timing log {os.fspath(path)!r} is in the home directory of a user that this machine "
-            "does not know. Write the path out in full."
-        ) from error
-
-
 def _refusal(path: Path, error: OSError | ValueError) -> ConfigError:
     cause, code = (error.strerror, error.errno) if isinstance(error, OSError) else (str(error), None)
     advice = _ADVICE.get(code or 0, "Name a file that this user may create and write")
@@ -175,8 +123,15 @@ def _held(path: Path, wait_s: float) -> Iterator[int]:
             if _is_at(fd, path):
                 yield fd
                 return
-    with _shard_lock, _opened(_shard(path)) as fd:
+    with _shard_lock, _opened(shard_path(path)) as fd:
         yield fd
+
+
+@contextmanager
+def locked(path: Path, wait_s: float) -> Iterator[bool]:
+    """Keep writers off a file that is there; False where no lock on it could be had."""
+    with _opened(path) as fd:
+        yield _lock(fd, wait_s) and _is_at(fd, path)
 
 
 def _lock(fd: int, wait_s: float) -> bool:
@@ -205,10 +160,6 @@ def _is_at(fd: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(fd), path.stat())
     except FileNotFoundError:
         return False
-
-
-def _shard(path: Path) -> Path:
-    return path.with_name(f"{path.name}.{os.uname().nodename}.{os.getpid()}{path.suffix}")
 
 
 def _write_line(fd: int, line: bytes, *, fsync: bool) -> None:

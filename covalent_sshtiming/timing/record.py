@@ -3,7 +3,8 @@
 The record is flat, in seconds and bytes, unrounded. None says that a figure could not be had,
 which is not the same as zero. Every line carries every key, so that tools which guess a column's
 type from the first rows guess right. Adding a field keeps the schema; changing what a field
-means needs a new number. Imports nothing of ours.
+means needs a new number. Imports nothing of ours but the
+notebook's table.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+
+from covalent_sshtiming.timing.markup import html_table
 
 SCHEMA = "sshtiming.task/1"
 MAX_TEXT = 4096
@@ -159,7 +162,12 @@ class TimingRecord:
         cpu_s = _real(self.cpu_s)
         if cpu_s is None:
             return ""
-        return f"Node {self.node_id} in dispatch {_text(self.dispatch_id)} took {cpu_s}s of CPU time."
+        return f"Node {self.node_id} in dispatch {printable(self.dispatch_id)} took {cpu_s}s of CPU time."
+
+    def _repr_html_(self) -> str:
+        """Return a table of what is known, for a notebook."""
+        known = [(name, str(value)) for name, value in self.to_dict().items() if value is not None]
+        return html_table(["field", "value"], known)
 
 
 def _check_schema(schema: object) -> None:
@@ -171,8 +179,8 @@ def _check_schema(schema: object) -> None:
         )
 
 
-def _text(value: object) -> str | None:
-    """Text that cannot steer a terminal, break a line or fill a disk."""
+def printable(value: object) -> str | None:
+    """Return text that cannot steer a terminal, break a line or fill a disk; None for what is no text."""
     if not isinstance(value, str):
         return None
     text = value[:MAX_TEXT]
@@ -204,5 +212,12 @@ def _flag(value: object) -> bool | None:
 
 # The annotations above are the one list of fields and types; what is written and what is read
 # pass the same sieve.
-_BY_TYPE: dict[str, Callable[[object], Any]] = {"str": _text, "float": _real, "int": _whole, "bool": _flag}
+_BY_TYPE: dict[str, Callable[[object], Any]] = {
+    "str": printable,
+    "float": _real,
+    "int": _whole,
+    "bool": _flag,
+}
 _SIEVES = {f.name: _BY_TYPE[str(f.type).removesuffix(" | None")] for f in fields(TimingRecord) if f.init}
+FIELDS = tuple(_SIEVES)
+"""The names of all fields but `schema`, in their order."""

@@ -1,0 +1,209 @@
+"""What the reading verbs share: which log, which of its records, the forms of a listing. No verb itself."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from covalent_sshtiming.timing.reading import Reader
+
+_STATUSES = ("completed", "failed", "cancelled", "killed", "timeout", "lost")
+
+
+def configured_logs() -> list[Path]:
+    """Return the timing logs of covalent.conf: the section's own, then those of single machines.
+
+    Raises:
+        ConfigError: if covalent.conf cannot be read.
+    """
+    from covalent_sshtiming import settings
+    from covalent_sshtiming.timing.files import expanded
+
+    section = settings.load_section()
+    hosts = section.get("hosts")
+    tables = [section, *(hosts.values() if isinstance(hosts, dict) else ())]
+    named = [table.get("timing_filepath") for table in tables if isinstance(table, dict)]
+    logs = [named[0] or settings.default_timing_log(), *filter(None, named[1:])]
+    return list(dict.fromkeys(expanded(str(log)) for log in logs))
+
+
+def open_log(files: Sequence[str]) -> Reader:
+    """Return the reader of the named files, or of the configured logs; none at all ends the command.
+
+    Raises:
+        ClickException: where nothing is, with all places that were looked at.
+    """
+    from covalent_sshtiming.errors import SSHTimingError
+    from covalent_sshtiming.timing.reading import Reader, reader_of
+
+    found: list[Path] = []
+    missing: list[str] = []
+    try:
+        for one in files or configured_logs():
+            try:
+                found += [file for file in reader_of(one).files if file not in found]
+            except FileNotFoundError as error:
+                missing.append(str(error.filename))
+    except SSHTimingError as error:
+        raise click.ClickException(str(error)) from error
+    if missing and (files or not found):
+        advice = (
+            "" if files else " A log appears when the first task has ended; name FILE if yours is elsewhere."
+        )
+        raise click.ClickException(f"no timing log: there is no {' and no '.join(missing)}.{advice}")
+    return Reader(found)
+
+
+class reading_errors:  # noqa: N801 - a context manager, named like contextlib's
+    """A file that cannot be read ends the command with its name, not with a traceback."""
+
+    def __enter__(self) -> None:
+        """Begin."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Word an error of the file's."""
+        if isinstance(error, OSError) and error.filename:
+            raise click.ClickException(f"{error.filename} cannot be read: {error.strerror}.") from error
+
+
+def speak_of(log: Reader, *, shown: int) -> None:
+    """Say on stderr what the listing cannot: lines that are no record, and that there was nothing."""
+    if log.bad_lines:
+        count = "1 line that is" if log.bad_lines == 1 else f"{log.bad_lines} lines that are"
+        click.echo(f"Left out: {count} no record.", err=True)
+    if not shown:
+        click.echo(f"No task to show in {', '.join(map(str, log.files))}.", err=True)
+
+
+def files_argument(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add [FILE]...: logs to read instead of the configured one."""
+    return click.argument("files", metavar="[FILE]...", nargs=-1)(function)
+
+
+def selecting(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which records are meant; they arrive as one `chosen`."""
+
+    @functools.wraps(function)
+    def with_selection(**values: Any) -> Any:
+        from covalent_sshtiming.timing.report import Selection
+
+        names = ("dispatch", "node", "function", "host", "since", "until", "helpers")
+        chosen = {name: values.pop(name) for name in names}
+        return function(chosen=Selection(status=frozenset(values.pop("status")), **chosen), **values)
+
+    options = (
+        click.option("--dispatch", metavar="ID", help="Only this dispatch; the beginning of its id will do."),
+        click.option("--node", type=int, metavar="N", help="Only this node."),
+        click.option("--function", metavar="NAME", help="Only this function; * and ? stand for others."),
+        click.option("--host", metavar="NAME", help="Only this machine; * and ? stand for others."),
+        click.option(
+            "--status", multiple=True, type=click.Choice(_STATUSES), help="Only these; may be repeated."
+        ),
+        click.option("--since", metavar="WHEN", callback=_instant, help="From 2h, 7d, 2026-11-20 (UTC) on."),
+        click.option("--until", metavar="WHEN", callback=_instant, help="Up to then."),
+        click.option("--helpers", is_flag=True, help="With the electrons that Covalent adds by itself."),
+    )
+    for option in reversed(options):
+        with_selection = option(with_selection)
+    return with_selection
+
+
+def _instant(_context: click.Context, _parameter: click.Parameter, value: str | None) -> str | None:
+    from covalent_sshtiming.timing.units import instant
+
+    if value is None:
+        return None
+    try:
+        return instant(value, datetime.now(timezone.utc))
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.") from error
+
+
+def listing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add --json and --csv; they arrive as one `form`: "json", "csv" or "table"."""
+
+    @functools.wraps(function)
+    def with_form(*, as_json: bool, as_csv: bool, **values: Any) -> Any:
+        if as_json and as_csv:
+            raise click.UsageError("only one of --json and --csv at a time.")
+        return function(form="json" if as_json else "csv" if as_csv else "table", **values)
+
+    with_form = click.option(
+        "--csv", "as_csv", is_flag=True, help="Comma-separated, with unrounded figures."
+    )(with_form)
+    return click.option("--json", "as_json", is_flag=True, help="A list of flat objects, unrounded.")(
+        with_form
+    )
+
+
+def write_data(form: str, objects: Sequence[dict[str, Any]]) -> None:
+    """Print flat objects of equal keys as JSON or CSV; an absent value is null, or an empty cell."""
+    if form == "json":
+        text = ",\n".join(json.dumps(one, ensure_ascii=False) for one in objects)
+        click.echo(f"[\n{text}\n]" if objects else "[]")
+    elif objects:
+        from covalent_sshtiming.timing import separated
+
+        lines = [separated.row(list(objects[0])), *(separated.row(list(one.values())) for one in objects)]
+        click.echo(b"".join(lines), nl=False)
+
+
+class Column(NamedTuple):
+    """A column of a table: its head, whether it holds figures, and when it goes; 0 never does.
+
+    Where the terminal is too narrow for all columns, those with the highest `goes` go first.
+    """
+
+    head: str
+    figures: bool = False
+    goes: int = 0
+
+
+def console() -> Console:
+    """Return the console of stdout; without a terminal it is as wide as what is written on it."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 10_000
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=False, width=width)
+
+
+def write_table(columns: Sequence[Column], lines: Iterable[Sequence[str]]) -> None:
+    """Print a table that fits the terminal; says on stderr which columns had no room."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    out = console()
+    cells = [list(line) for line in lines]
+    widths = [max(len(c.head), *(len(line[i]) for line in cells), 1) for i, c in enumerate(columns)]
+    kept = _that_fit(columns, widths, out.width)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
+    for i in kept:
+        table.add_column(columns[i].head, justify="right" if columns[i].figures else "left", no_wrap=True)
+    for line in cells:
+        table.add_row(*(Text(line[i], overflow="ellipsis") for i in kept))
+    out.print(table)
+    gone = [column.head for i, column in enumerate(columns) if i not in kept]
+    if gone:
+        click.echo(f"No room for: {', '.join(gone)}", err=True)
+
+
+def _that_fit(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
+    kept = list(range(len(columns)))
+    while sum(widths[i] + 2 for i in kept) - 2 > room:
+        leaving = max(kept, key=lambda i: (columns[i].goes, i))
+        if not columns[leaving].goes:
+            break
+        kept.remove(leaving)
+    return kept
