@@ -39,7 +39,7 @@ class ResultFile:
         self.path = directory() / f"{key}{_SUFFIX}"
         self.size: int | None = None  # bytes of the pickle
         self._cap = cap
-        self._temporary = self.path.with_suffix(".tmp")
+        self._temporary = self.path.with_suffix(f".{os.urandom(4).hex()}.tmp")  # two may fetch at once
         self._file: BinaryIO | None = None
         self._left = 0
 

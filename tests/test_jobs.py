@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pickle
 import stat
 import subprocess
 import sys
@@ -294,6 +295,8 @@ def other_python() -> str:
         (["nobody@", "--json"], 1, "'nobody@' is not [user@]machine[:port]."),
         (["127.0.0.1:1"], 1, "127.0.0.1"),
         (["gpubox", "--fetch", "a", "--clean"], 2, "only one of --fetch, --kill and --clean at a time."),
+        (["gpubox", "--fetch", ""], 2, "the key is empty."),
+        (["gpubox", "--kill", ""], 2, "the key is empty."),
         ([], 2, "Missing argument 'HOST'"),
     ],
 )
@@ -349,6 +352,21 @@ def test_a_result_file_believes_no_sizes(place: Path, monkeypatch: pytest.Monkey
         file.finish()
     file.close()
     assert not list(results.directory().iterdir())
+
+
+def test_two_fetches_at_once_do_not_share_a_file(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fetch that begins, and breaks off, while another writes the same result leaves that one whole."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(place))
+    first, second = (results.ResultFile("a" * 32, 1 << 20) for _ in range(2))
+    text = pickle.dumps("x" * 100_000)
+    first.begin([0, 0, len(text)])
+    first.add(text[:50_000])
+    second.begin([0, 0, len(text)])
+    first.add(text[50_000:])
+    path = first.finish()
+    second.close()
+    assert covalent_sshtiming.load_result(path) == "x" * 100_000
+    assert list(results.directory().iterdir()) == [path]
 
 
 def test_load_result_says_what_is_wrong(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,8 +46,10 @@ def jobs(
     HOST is a machine of covalent.conf, or [user@]machine[:port]. A KEY may be cut short as long as it
     fits one task only. A finished task that a dispatcher still waits for is left to it.
     """
-    if sum(map(bool, (fetch, kill, clean))) > 1:
+    if (fetch is not None) + (kill is not None) + clean > 1:
         raise click.UsageError("only one of --fetch, --kill and --clean at a time.")
+    if "" in (fetch, kill):  # as of a variable that a script has not set
+        raise click.UsageError("the key is empty.")
     from covalent_sshtiming.errors import SSHTimingError
     from covalent_sshtiming.visit import visit
 
