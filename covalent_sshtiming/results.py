@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -56,35 +58,50 @@ class ResultFile:
                 f"the result has {parts[2]} bytes pickled, over max_result_bytes = {self._cap}: raise it."
             )
         self.close()
-        self._temporary.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-        self._file = os.fdopen(handle, "wb")
-        self._left, self.size = sum(parts), parts[2]
-        self._file.write(json.dumps({"format": FORMAT, "parts": parts}).encode() + b"\n")
+        with self._writing():
+            self._temporary.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = os.open(self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+            self._file = os.fdopen(handle, "wb")
+            self._left, self.size = sum(parts), parts[2]
+            self._file.write(json.dumps({"format": FORMAT, "parts": parts}).encode() + b"\n")
 
     def add(self, data: bytes) -> None:
         """Take the next bytes; raises ResultError for more than was announced."""
         self._left -= len(data)
         if self._file is None or self._left < 0:
             raise ResultError("the result is longer than was announced.")
-        self._file.write(data)
+        with self._writing():
+            self._file.write(data)
 
     def finish(self) -> Path:
         """Put the file under its name; raises ResultError if it is not whole."""
         if self._file is None or self._left:
             raise ResultError("the result is shorter than was announced.")
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._temporary.replace(self.path)
+        with self._writing():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._temporary.replace(self.path)
         self.close()
         return self.path
 
     def close(self) -> None:
         """Let go of a file that was begun and not finished."""
         if self._file is not None:
-            self._file.close()
+            with suppress(OSError):  # what is buffered finds no room either
+                self._file.close()
             self._file = None
             self._temporary.unlink(missing_ok=True)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Say that it is this machine's disk that failed."""
+        try:
+            yield
+        except OSError as error:
+            raise ResultError(
+                f"the result cannot be written here, to {self.path} ({error.strerror}); "
+                "it stays where it is: make room, or set XDG_DATA_HOME, and fetch it again."
+            ) from error
 
 
 def load_result(key_or_path: str | os.PathLike[str]) -> Any:

@@ -158,6 +158,21 @@ async def test_a_result_is_fetched_once_and_read(machine: direct.Machine, place:
     assert "no task there has a key that begins with" in ran.stderr
 
 
+async def test_a_result_that_cannot_be_written_here_stays_there(machine: direct.Machine, place: Path) -> None:
+    """A fault of the near disk is called one, and the task can be fetched again."""
+    await left_alone(machine, lambda: 1)
+    await finished(machine)
+    (job,) = await listed()
+    (place / "data").write_text("no directory")
+    ran = await jobs("gpubox", "--fetch", job["key"])
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert "Error: the result cannot be written here, to " in ran.stderr
+    assert "Traceback" not in ran.stderr
+    (place / "data").unlink()
+    assert (await jobs("gpubox", "--fetch", job["key"])).returncode == 0
+    assert covalent_sshtiming.load_result(job["key"]) == 1
+
+
 async def test_a_failed_task_brings_its_error(machine: direct.Machine, place: Path) -> None:
     """--fetch of a task that raised prints its traceback and sentence, and appends its record."""
 
