@@ -115,6 +115,7 @@ def load_result(key_or_path: str | os.PathLike[str]) -> Any:
 
     Raises:
         ConfigError: if there is no such file, more than one, or it is none of ours.
+        Exception: whatever unpickling raises, as where a module is missing here.
     """
     import cloudpickle
 
@@ -124,10 +125,12 @@ def load_result(key_or_path: str | os.PathLike[str]) -> Any:
             head = json.loads(file.readline(_LINE_MAX))
             if head.get("format") != FORMAT:
                 raise ValueError("another format")
-            file.seek(sum(head["parts"][:2]), os.SEEK_CUR)
-            return cloudpickle.load(file)
+            start = file.tell() + sum(head["parts"][:2])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path} is no result that was fetched ({error}).") from error
+    with path.open("rb") as file:
+        file.seek(start)
+        return cloudpickle.load(file)
 
 
 def _found(name: str) -> Path:

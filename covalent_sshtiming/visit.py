@@ -18,6 +18,7 @@ from covalent_sshtiming import forms, outcomes, settings
 from covalent_sshtiming.errors import ConfigError, TaskError
 from covalent_sshtiming.host import pool
 from covalent_sshtiming.host.host import Host
+from covalent_sshtiming.host.task import Nowhere
 from covalent_sshtiming.options import Settings
 from covalent_sshtiming.reach import target_of
 from covalent_sshtiming.results import ResultFile
@@ -138,7 +139,10 @@ class Visit:
             file.close()
         figures = outcomes.record_of(outcome, error)
         record = TimingRecord.from_mapping({**figures, **self._known(job, file)})
-        await asyncio.to_thread(self._log.append, record)
+        try:
+            await asyncio.to_thread(self._log.append, record)
+        except OSError as cause:
+            raise ConfigError(f"{cause}; the task stays there until it is fetched again.") from cause
         await self.forget([job])
         trace = f"{error.traceback.rstrip()}\n" if error is not None and error.traceback else ""
         return Brought(path, f"{trace}{error}" if error else "", self._log.path)
@@ -160,7 +164,7 @@ class Visit:
 
     async def kill(self, job: Job) -> str:
         """End a task and wait until nothing of it runs; return its status."""
-        ending = asyncio.ensure_future(self._host.attach(job.key, ResultFile(job.key, 0)))
+        ending = asyncio.ensure_future(self._host.attach(job.key, Nowhere()))
         await asyncio.sleep(0)
         self._host.cancel(job.key)
         outcome = await ending

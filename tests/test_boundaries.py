@@ -46,6 +46,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "options",
         "host.pool",
         "host.host",
+        "host.task",
         "timing.log",
         "timing.record",
     ),

@@ -166,7 +166,7 @@ async def test_a_result_that_cannot_be_written_here_stays_there(machine: direct.
     (place / "data").write_text("no directory")
     ran = await jobs("gpubox", "--fetch", job["key"])
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert "Error: the result cannot be written here, to " in ran.stderr
+    assert "was not fetched: the result cannot be written here, to " in ran.stderr
     assert "Traceback" not in ran.stderr
     (place / "data").unlink()
     assert (await jobs("gpubox", "--fetch", job["key"])).returncode == 0
@@ -406,3 +406,33 @@ def test_the_age_is_readable() -> None:
 
     seen = [_duration(seconds) for seconds in (None, 5, 300, 9000, 200_000)]
     assert seen == ["", "5 s", "5 min", "2.5 h", "2.3 d"]
+
+
+async def test_one_result_that_cannot_come_keeps_no_other(machine: direct.Machine, place: Path) -> None:
+    """--fetch all goes on after a result over the cap, which stays there, and exits with 1."""
+    await left_alone(machine, lambda: bytes(100_000))
+    await finished(machine)
+    await left_alone(machine, lambda: "small")
+    await finished(machine, 2)
+    conf = Path(os.environ["COVALENT_CONFIG_DIR"], "covalent.conf")
+    found = toml.loads(conf.read_text())
+    found["executors"]["sshtiming"]["max_result_bytes"] = 50_000
+    conf.write_text(toml.dumps(found))
+    ran = await jobs("gpubox", "--fetch", "all")
+    assert ran.returncode == 1
+    assert "was not fetched: " in ran.stderr
+    assert "over max_result_bytes = 50000: raise it." in ran.stderr
+    assert "1 of 2 were not fetched." in ran.stderr
+    assert covalent_sshtiming.load_result(ran.stdout.strip()) == "small"
+    assert len(await listed()) == 1
+
+
+async def test_a_damaged_directory_spoils_no_list(machine: direct.Machine) -> None:
+    """Files of a task that hold something else are shown as far as they make sense."""
+    await left_alone(machine, lambda: 1)
+    await finished(machine)
+    (directory,) = machine.spool.glob("tasks/*")
+    (directory / "started").write_text('{"facts": [1]}')
+    (directory / "outcome").write_text('{"status": {"a": 1}, "record": 7}')
+    (job,) = await listed()
+    assert (job["state"], job["status"], job["cpu_s"], job["function"]) == ("finished", "", None, "")

@@ -144,7 +144,7 @@ class Inquiry(Task):
     """A question for the list of tasks, which waits for its answer as a task does for its end."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(number, Request("", {}, 0, lambda: ()), _Nowhere())
+        super().__init__(number, Request("", {}, 0, lambda: ()), Nowhere())
         self.found: list[Any] = []
         self._size = 0
 
@@ -162,7 +162,7 @@ class Inquiry(Task):
         self._size = 0
 
 
-class _Nowhere:
+class Nowhere:
     """The sink of what has no result."""
 
     def begin(self, parts: object) -> None:

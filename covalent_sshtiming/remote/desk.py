@@ -182,8 +182,10 @@ class Desk:
 
     def _acknowledge(self, connection: Connection, frame: wire.Frame) -> None:
         """All is safe at the client: forget the task."""
-        directory = self._foreman.directory(_key(frame))
-        if tasks.state(directory) == tasks.ENDED and not frame.header.get("keep"):
+        key = _key(frame)
+        directory = self._foreman.directory(key)
+        wanted = frame.header.get("keep") or self._foreman.is_watched(key, connection)
+        if tasks.state(directory) == tasks.ENDED and not wanted:
             places.remove_tree(directory)
         connection.send(wire.ACK, frame.task)
 

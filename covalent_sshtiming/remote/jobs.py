@@ -49,7 +49,10 @@ def describe(key: str, directory: str) -> "Optional[Dict[str, Any]]":
         tasks.close_dead(directory)
         state = tasks.ENDED
     started = places.read_json(os.path.join(directory, places.STARTED)) or {}
-    facts = started.get("facts") or tasks.facts(tasks.read_head(directory) or {})
+    facts = started.get("facts")
+    if not isinstance(facts, dict):  # it waits, or is of a version before they were kept
+        facts = tasks.read_head(directory) or {}
+    facts = tasks.facts(facts)
     if state == tasks.UNKNOWN and not os.path.isdir(directory):
         return None
     told = dict(facts, key=key, state=STATES[state], status=None, cpu_s=None)
@@ -59,8 +62,9 @@ def describe(key: str, directory: str) -> "Optional[Dict[str, Any]]":
         told["cpu_s"] = used(started.get("pid"))
     elif state == tasks.ENDED:
         ended = places.read_json(os.path.join(directory, places.OUTCOME)) or {}
-        told["status"] = ended.get("status")
-        told["cpu_s"] = (ended.get("record") or {}).get("cpu_s")
+        status, record = ended.get("status"), ended.get("record")
+        told["status"] = status[: tasks.FACT_CHARS] if isinstance(status, str) else None
+        told["cpu_s"] = record.get("cpu_s") if isinstance(record, dict) else None
     return told
 
 

@@ -101,7 +101,8 @@ def facts(head: "Dict[str, Any]") -> "Dict[str, Any]":
     found = {}
     for name in _FACTS:
         value = head.get(name)
-        found[name] = value[:FACT_CHARS] if isinstance(value, str) else value
+        plain = isinstance(value, (int, float))
+        found[name] = value[:FACT_CHARS] if isinstance(value, str) else value if plain else None
     return found
 
 

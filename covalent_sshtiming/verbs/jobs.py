@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 if TYPE_CHECKING:
-    from covalent_sshtiming.visit import Job, Visit
+    from covalent_sshtiming.visit import Brought, Job, Visit
 
 _EXAMPLES = """
 \b
@@ -85,24 +85,38 @@ def _fail(text: str) -> NoReturn:
 
 
 async def _fetch(there: Visit, found: Sequence[Job], key: str) -> None:
+    from covalent_sshtiming.errors import SSHTimingError
+
     if key == "all":
         chosen = [job for job in found if job.state == "finished" and not job.watched]
     else:
         chosen = [_one(found, key)]
+    failed = 0
     for job in chosen:
         if job.watched:
             _fail(f"{job.key[:8]} is waited for by a dispatcher that is connected; it will have it.")
         if job.state != "finished":
             _fail(f"{job.key[:8]} is {job.state}; fetch it when it has finished.")
-        brought = await there.fetch(job)
-        if brought.error:
-            click.echo(brought.error, err=True)
-        if brought.path:
-            click.echo(str(brought.path))
-            click.echo(f"Read it with covalent_sshtiming.load_result({job.key[:8]!r}).", err=True)
-        click.echo(f"{job.key[:8]} {job.status}: its record is in {brought.log}", err=True)
+        try:
+            brought = await there.fetch(job)
+        except SSHTimingError as error:  # the others may come all the same
+            click.echo(f"{job.key[:8]} was not fetched: {error}", err=True)
+            failed += 1
+        else:
+            _say(job, brought)
     if not chosen:
         click.echo("Nothing there waits to be fetched.", err=True)
+    if failed:
+        _fail(f"{failed} of {len(chosen)} were not fetched.")
+
+
+def _say(job: Job, brought: Brought) -> None:
+    if brought.error:
+        click.echo(brought.error, err=True)
+    if brought.path:
+        click.echo(str(brought.path))
+        click.echo(f"Read it with covalent_sshtiming.load_result({job.key[:8]!r}).", err=True)
+    click.echo(f"{job.key[:8]} {job.status}: its record is in {brought.log}", err=True)
 
 
 async def _kill(there: Visit, job: Job) -> None:
@@ -119,6 +133,8 @@ async def _clean(there: Visit, found: Sequence[Job], *, yes: bool) -> None:
         return
     if not yes:
         click.confirm(f"Remove {len(chosen)} finished tasks with their results?", abort=True, err=True)
+    asked = {job.key for job in chosen}  # a dispatcher may have come back meanwhile
+    chosen = [job for job in await there.jobs() if job.key in asked and not job.watched]
     await there.forget(chosen)
     click.echo(f"Removed {len(chosen)}.", err=True)
 
