@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from covalent_sshtiming import __version__
+from covalent_sshtiming.verbs.compare import compare
 from covalent_sshtiming.verbs.demo import demo
 from covalent_sshtiming.verbs.export import export
 from covalent_sshtiming.verbs.jobs import jobs
@@ -25,5 +26,5 @@ def main() -> None:
     """Run Covalent electrons over SSH, and see what each of them cost."""
 
 
-for verb in (log, show, stats, export, path, rotate, jobs, demo):
+for verb in (log, show, stats, compare, export, path, rotate, jobs, demo):
     main.add_command(verb)

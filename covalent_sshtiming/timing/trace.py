@@ -1,6 +1,6 @@
 """A log as a Chrome trace, which Perfetto opens: a process for each machine, its tasks in lanes.
 
-Events are "complete" ones (`ph` X) in microseconds since the epoch by the Covalent server's clock: a
+Events are "complete" ones (`ph` X) in whole microseconds since the epoch by the Covalent server's clock: a
 task's own, and within it its phases. A task whose time or phases are not known has no event. The text is
 put together by hand, because 100,000 tasks are more than a million events.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
+from itertools import accumulate
 from operator import attrgetter
 from typing import Any
 
@@ -51,19 +52,23 @@ def _machine(number: int, name: str | None) -> str:
 
 def _task(row: Any, begin: float, machine: int, lanes: Lanes) -> list[str]:
     """Return a task's events, its own first."""
-    walls = [max(0.0, wall or 0.0) for wall in _walls_of(row)]
-    length = sum(walls)
-    place = f'"ph":"X","pid":{machine},"tid":{lanes.take(begin, begin + length)}'
+    begin_us = int(begin * 1e6)
+    # Ends are rounded, and lengths are differences of those, so that phases stay within their task.
+    ends = [int(begin * 1e6 + so_far * 1e6) for so_far in accumulate(_known(row))]
+    place = f'"ph":"X","pid":{machine},"tid":{lanes.take(begin_us, ends[-1])}'
     told = _json(dict(zip(_ARGUMENTS, _arguments_of(row), strict=True)))
-    at = begin * 1e6
     own = f'"name":{_json(row.function or "?")},"cat":"task","args":{told}'
-    events = [f'{{{own},{place},"ts":{at:.1f},"dur":{length * 1e6:.3f}}}']
-    for phase, wall in zip(PHASES, walls, strict=True):
-        if wall:
-            micros = wall * 1e6
-            events.append(f'{{"name":"{phase}","cat":"phase",{place},"ts":{at:.1f},"dur":{micros:.3f}}}')
-            at += micros
+    events = [f'{{{own},{place},"ts":{begin_us},"dur":{ends[-1] - begin_us}}}']
+    at = begin_us
+    for phase, end in zip(PHASES, ends, strict=True):
+        if end > at:
+            events.append(f'{{"name":"{phase}","cat":"phase",{place},"ts":{at},"dur":{end - at}}}')
+            at = end
     return events
+
+
+def _known(row: Any) -> list[float]:
+    return [wall if wall and wall > 0 else 0.0 for wall in _walls_of(row)]
 
 
 _encode = msgspec.json.Encoder().encode
@@ -78,10 +83,10 @@ class Lanes:
 
     def __init__(self) -> None:
         self._free: list[int] = []
-        self._busy: list[tuple[float, int]] = []
+        self._busy: list[tuple[int, int]] = []
         self._count = 0
 
-    def take(self, begin: float, end: float) -> int:
+    def take(self, begin: int, end: int) -> int:
         """Return the lowest lane that is free from `begin` on; tasks come in the order of `begin`."""
         while self._busy and self._busy[0][0] <= begin:
             heapq.heappush(self._free, heapq.heappop(self._busy)[1])

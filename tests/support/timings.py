@@ -58,7 +58,7 @@ WORKS = (
 
 
 def records(count: int = TASKS, seed: int = 7) -> list[TimingRecord]:
-    """Return records in the order in which their tasks ended."""
+    """Return records in the order in which their tasks ended; another seed has other tasks."""
     dice = random.Random(seed)
     free = {machine.name: [0.0] * machine.slots for machine in MACHINES}
     made = sorted(_tasks(count, dice, free), key=lambda pair: pair[0])
