@@ -9,9 +9,11 @@ import shlex
 import statistics
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +27,7 @@ from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.errors import TransferError
 from covalent_sshtiming.host.bootstrap import FAR_PACKAGE, archive, command
 from covalent_sshtiming.host.target import Target
-from covalent_sshtiming.remote import wire
+from covalent_sshtiming.remote import doorman, wire
 
 REMOTE = Path(wire.__file__).parent
 PICKLER = Path(cloudpickle.__file__).parent
@@ -172,6 +174,29 @@ async def test_two_first_connections_at_once(sshd: SSHServer, place: Path) -> No
         assert len(direct.pool.hosts()) == 3
         assert len(machine.agents()) == 1
     assert [path.name for path in cache.iterdir()] == [archive().digest[:32]]
+
+
+def test_first_connections_make_the_cache_together(place: Path) -> None:
+    """Doormen that find no cache at the very same moment all go on with the one that came into being."""
+    many = 8
+    gate = threading.Barrier(many)
+
+    def come(cache: str) -> None:
+        gate.wait()
+        doorman.make_cache(cache)
+
+    with ThreadPoolExecutor(many) as doormen:
+        for turn in range(200):
+            cache = place / str(turn) / "cache"
+            list(doormen.map(come, [str(cache)] * many))
+            assert cache.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_file_in_the_caches_place_is_refused(place: Path) -> None:
+    """What is there but is no directory is not taken for the cache of another connection."""
+    (place / "cache").write_text("in the way")
+    with pytest.raises(FileExistsError):
+        doorman.make_cache(str(place / "cache"))
 
 
 def _leave_to_others(stored: Path) -> None:

@@ -89,6 +89,16 @@ def check_owner(place):
         raise OSError("%s belongs to, or can be written by, another user" % cache)
 
 
+def make_cache(cache):
+    # type: (str) -> None
+    """Make the cache's directory, also while another first connection makes it."""
+    try:
+        os.makedirs(cache, 0o700)
+    except OSError:
+        if not os.path.isdir(cache):
+            raise
+
+
 def archive(params):
     # type: (Dict[str, Any]) -> str
     """Return the archive's place in the cache, asking for the archive if it is not there."""
@@ -102,8 +112,7 @@ def archive(params):
         check_owner(place)
         announce(params["nonce"], {"archive": "have"})
         return place
-    if not os.path.isdir(cache):
-        os.makedirs(cache, 0o700)
+    make_cache(cache)
     scratch = tempfile.mkdtemp(prefix=".new-", dir=os.path.dirname(place))
     announce(params["nonce"], {"archive": "need"})
     try:
