@@ -374,6 +374,7 @@ def test_a_waiting_task_is_cancelled_in_the_queue(far: FarSide, tmp_path: Path) 
         far.started(first)
         line.cancel(second)
         assert line.outcome(second).status == "cancelled"
+        assert not (far.spool / "tasks" / second / "request").exists()
         assert line.outcome(first).value == 42
     assert not runs(tmp_path / "second")
 

@@ -298,8 +298,12 @@ async def test_a_dispatcher_that_slept_gets_all_results(
 # ---- a machine without room for another process
 
 
-@pytest.mark.parametrize("room", [0, 1], ids=["for no process", "for a supervisor without a worker"])
-def test_a_task_waits_where_no_fork_is_to_be_had(crowded: FarSide, room: int) -> None:
+@pytest.mark.parametrize(
+    ("room", "ready"),
+    [(0, True), (0, False), (1, False)],
+    ids=["for no worker", "for no supervisor", "for a supervisor without a worker"],
+)
+def test_a_task_waits_where_no_fork_is_to_be_had(crowded: FarSide, room: int, ready: bool) -> None:
     """Where fork fails with EAGAIN a task waits; with room again it runs, and none fails."""
 
     def nap() -> int:
@@ -313,11 +317,13 @@ def test_a_task_waits_where_no_fork_is_to_be_had(crowded: FarSide, room: int) ->
         line.submit(keys[0], nap, max_parallel=2)
         assert line.outcome().value == 7
         agent = crowded.agent()
-        limit(agent, 1)  # so that no supervisor is forked ahead any more
+        limit(agent, 1)  # so that nothing is forked ahead any more
+        if not ready:
+            kill(psutil.Process(agent).children())
         with suppress(EOFError):
             for key in keys[1:]:
                 line.submit(key, nap, max_parallel=2)
-        farside.until(lambda: not waiting_ahead(agent), "the supervisors forked ahead to be used")
+        farside.until(lambda: not workers(agent), "the workers forked ahead to be used")
         ended = set(crowded.spool.glob("tasks/*/outcome"))
         limit(agent, len(counted()) + room)
         time.sleep(2.5)
@@ -354,6 +360,19 @@ def limit(agent: int, processes: int) -> None:
         )
 
 
-def waiting_ahead(agent: int) -> list[psutil.Process]:
-    """Return the processes below an agent that have not ended."""
-    return [child for child in psutil.Process(agent).children() if farside.alive(child.pid)]
+def kill(supervisors: list[psutil.Process]) -> None:
+    """Kill supervisors, with which their workers end."""
+    doomed = [one for supervisor in supervisors for one in (supervisor, *supervisor.children())]
+    for supervisor in supervisors:
+        supervisor.kill()
+    farside.until(lambda: not any(farside.alive(one.pid) for one in doomed), "the supervisors' end")
+
+
+def workers(agent: int) -> list[psutil.Process]:
+    """Return the processes below an agent's supervisors that have not ended."""
+    below = {one.pid for one in psutil.Process(agent).children()}
+    return [
+        one
+        for one in psutil.Process(agent).children(recursive=True)
+        if one.pid not in below and farside.alive(one.pid)
+    ]

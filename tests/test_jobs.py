@@ -70,10 +70,29 @@ async def listed(*arguments: str) -> list[dict[str, Any]]:
 async def left_alone(machine: direct.Machine, function: Callable[..., Any], *args: Any) -> None:
     """Submit a task and let go of it and of the connection, as a killed dispatcher does."""
     before = known(machine)
-    running = asyncio.ensure_future(machine.run(function, *args, options={"on_shutdown": "leave"}))
+    gate = machine.spool.parent / f"gate-{len(before)}"
+    options = {"on_shutdown": "leave"}
+    running = asyncio.ensure_future(machine.run(behind(gate, function), *args, options=options))
     await until(lambda: known(machine) > before)
     await direct.pool.close_all()
+    gate.touch()
     await running
+
+
+def behind(gate: Path, function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that waits for a file before it does its work: nobody is to see it end."""
+    name = str(gate)
+
+    def wait(*args: Any) -> Any:
+        import os
+        import time
+
+        while not os.path.exists(name):
+            time.sleep(0.01)
+        return function(*args)
+
+    wait.__name__ = function.__name__
+    return wait
 
 
 def known(machine: direct.Machine) -> set[str]:

@@ -44,7 +44,7 @@ class Agent:
         self._foreman = Foreman(base, name, self._facts, self._crew, self._selector, self._deliver)
         self._desk = Desk(self._foreman, name, self._drop_older)
         self._busy_at = self._pinged = self._looked = time.monotonic()
-        self._expire_at = self._refill_at = 0.0
+        self._expire_at = self._refill_at = self._thin_out_at = 0.0
         self._warm = False
         self._selector.register(door, selectors.EVENT_READ, self._answer_door)
 
@@ -91,6 +91,9 @@ class Agent:
             self._expire_at = now + EXPIRE_SECONDS
             self._foreman.take_stock()
             self._crew.tidy()
+        if now >= self._thin_out_at:
+            self._thin_out_at = now + TICK_SECONDS
+            self._crew.thin_out()
         if self._connections:
             self._warm_up()
             if len(self._crew) < crew.AHEAD and now >= self._refill_at and not self._crew.refill():

@@ -1,7 +1,8 @@
 """The crew: supervisors forked ahead, so that a task finds its process waiting for it.
 
-Owns the fork and each supervisor's control socket while it has no task. A control socket that
-the agent loses (it closes it, or dies) ends a supervisor that still waits, and only such a one.
+Owns the fork and each supervisor's control socket while it has no task. A supervisor comes back after
+each task, so a busy agent forks none. A control socket that the agent loses (it closes it, or dies) ends
+a supervisor that waits, or that has a task after the task.
 """
 
 import array
@@ -23,6 +24,7 @@ class Crew:
         self._mask = mask
         self._groups = cgroup.find_home()
         self._waiting: "List[socket.socket]" = []
+        self._fewest = 0  # that waited at once since the last `thin_out`
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -44,11 +46,24 @@ class Crew:
         """Give a supervisor its order and its slots; its control socket, or None if no fork is to be had."""
         while True:
             control = self._waiting.pop(0) if self._waiting else self._fork()
+            self._fewest = min(self._fewest, len(self._waiting))
             if control is None:
                 return None
             if _deliver(control, order, slots):
                 return control
             control.close()
+
+    def take_back(self, control: socket.socket) -> None:
+        """Keep a supervisor whose task is over for another one."""
+        self._waiting.append(control)
+
+    def thin_out(self) -> None:
+        """Let those go whom nobody has needed since the last time, down to `AHEAD`."""
+        for control in self._waiting[: max(0, self._fewest - AHEAD)]:
+            self._waiting.remove(control)
+            control.close()
+        self._fewest = len(self._waiting)
+        reap()
 
     def _fork(self) -> "Optional[socket.socket]":
         reap()  # what has ended counts against the user's limit on processes until then

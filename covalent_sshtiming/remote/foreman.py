@@ -140,6 +140,7 @@ class Foreman:
         found = tasks.state(directory)
         if found in (tasks.WAITING, tasks.UNKNOWN) and key not in self._controls:
             self._backlog.remove(key)
+            places.discard(os.path.join(directory, places.REQUEST))  # first: the outcome may need its room
             tasks.finish(directory, supervisor.outcome("cancelled"))
             self._ended(key)
         started = places.read_json(os.path.join(directory, places.STARTED)) or {}
@@ -175,16 +176,19 @@ class Foreman:
         """A word from a supervisor, or its end: either way the disk says what it means."""
         control = self._controls[key]
         try:
-            control.recv(64)
+            word = control.recv(64)
         except BlockingIOError:
             return
         except OSError:
-            pass
+            word = b""
         self._selector.unregister(control)
-        control.close()
         del self._controls[key]
         self._slots.free(key)
-        crew.reap()
+        if word:
+            self._crew.take_back(control)
+        else:
+            control.close()
+            crew.reap()
         self._settle(key, lost=True)
 
     def _settle(self, key: str, lost: bool = False) -> None:

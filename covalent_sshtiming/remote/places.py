@@ -125,6 +125,14 @@ def write_all(handle: int, data: bytes) -> None:
         view = view[os.write(handle, view) :]
 
 
+def discard(path: str) -> None:
+    """Remove a file that nobody needs any more; one that is gone already, or cannot go, is let be."""
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
+
+
 def give_way(path: str) -> None:
     """Let go of the blanks that a file of ours was padded with, which keeps room on a full disk."""
     content = (read(path) or b"").rstrip()

@@ -49,6 +49,12 @@ class Pump:
         while limit and self.move():
             limit -= 1
 
+    def close(self) -> None:
+        """Let pipe and file go; who still writes to the pipe is told so by SIGPIPE."""
+        for handle in (self.source, self._file):
+            if handle >= 0:
+                os.close(handle)
+
     def _write(self, data: bytes, offset: int) -> None:
         if self._full:
             return

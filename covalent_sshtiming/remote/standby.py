@@ -18,7 +18,7 @@ RETRY_FORK = 0.2  # seconds between two attempts to have a worker
 
 
 class Standby:
-    """What a forked-ahead supervisor holds while it waits: its worker and their pipes."""
+    """What a supervisor holds for one task, from before it comes: the worker, their pipes, page and group."""
 
     def __init__(self, control: socket.socket, spool: str, mask: int, groups: "Optional[str]") -> None:
         out, err, go = os.pipe(), os.pipe(), os.pipe()
@@ -42,14 +42,19 @@ class Standby:
         self._sleeps = False
         os.close(self.go)
 
-    def leave(self) -> None:
-        """Remove the task's group; a worker that never had a task ends first."""
-        if self.group is None:
-            return
+    def __enter__(self) -> "Standby":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let all of it go; a worker that never had a task ends first."""
         if self._sleeps:
             os.close(self.go)
             os.waitpid(self.pid, 0)
-        self.group.remove()
+        self.stdout.close()
+        self.stderr.close()
+        self.page.close()
+        if self.group is not None:
+            self.group.remove()
 
 
 def _fork_in_time(control: socket.socket) -> int:

@@ -4,7 +4,8 @@ Owns the task from `lock` to `outcome`: its own session, subreaper of all that t
 the task's lock and slot. It is forked ahead, with its worker forked and waiting, and sleeps on
 the agent's socket until a key comes. It outlives the agent. It lets the worker go once the task
 is marked as started, pumps its output, enforces the time limit, kills until no descendant is
-left, and publishes the outcome, which is final.
+left, and publishes the outcome, which is final. Then it forks a worker for the next task: of the
+two processes that each task needs, this one has no user code in it and nothing to forget.
 """
 
 import array
@@ -30,25 +31,34 @@ RETRY_KILL = 0.05  # seconds between rounds of killing what is left
 
 
 def stand_by(control: socket.socket, base: str, mask: int, groups: "Optional[str]") -> None:
-    """Wait for a task and see it through; the body of a freshly forked process; never returns."""
+    """See one task after the other through; the body of a freshly forked process; never returns."""
     code = 1
     try:
         os.setsid()
         platforms.close_all_but([0, 1, 2, control.fileno()])
         platforms.become_subreaper()
         wakeup = _catch_signals()
-        crew = standby.Standby(control, base, mask, groups)
-        try:
-            order = _receive(control)
-            if order:
-                Supervisor(base, order, control, crew, wakeup).see_through()
-        finally:
-            crew.leave()
+        while _serve_one(base, control, wakeup, mask, groups):
+            pass
         code = 0
     except BaseException:  # noqa: BLE001 - told to the agent's log, the process ends
         sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
+
+
+def _serve_one(base: str, control: socket.socket, wakeup: int, mask: int, groups: "Optional[str]") -> bool:
+    """Have a worker ready, wait for a task and see it through; False once the agent has let go of us."""
+    with standby.Standby(control, base, mask, groups) as crew:
+        order = _receive(control)
+        if not order:
+            return False
+        supervisor = Supervisor(base, order, control, crew, wakeup)
+        try:
+            supervisor.see_through()
+        finally:
+            supervisor.let_go()
+        return supervisor.report_back()
 
 
 def _catch_signals() -> int:
@@ -95,6 +105,7 @@ class Supervisor:
         self.orphans: "List[figures.Orphan]" = []
         self.reason = ""  # why we are killing: cancelled, timeout
         self.limit_at = self.kill_at = float("inf")
+        self.lock: "Optional[int]" = None
         self.agent_gone = False
         self.oom_kills: "Optional[int]" = None  # of the whole machine, when the worker was let go
         self.woken = self.left = time.monotonic()
@@ -102,12 +113,13 @@ class Supervisor:
     def see_through(self) -> None:
         """Take the lock, start the worker, wait for everything, publish; or touch nothing."""
         try:
-            lock = places.try_lock(self._path(places.LOCK))
+            self.lock = places.try_lock(self._path(places.LOCK))
         except FileNotFoundError:
             return
-        if lock is None or os.path.exists(self._path(places.OUTCOME)):
+        if self.lock is None or os.path.exists(self._path(places.OUTCOME)):
             return
         if os.path.exists(self._path(places.CANCEL)):
+            places.discard(self._path(places.REQUEST))
             self._publish(outcome("cancelled"))
             return
         if not places.create(self._path(places.STARTED), json.dumps(self._identity()).encode().ljust(ROOM)):
@@ -259,17 +271,29 @@ class Supervisor:
                 if self._try_publish(content):
                     break
                 time.sleep(PUBLISH_SECONDS)
-        for slot in self.order["slots"]:
-            os.close(slot)
-        self._tell(b"o")
+
+    def let_go(self) -> None:
+        """Give the slots and the task's lock back; whatever became of it stands on the disk by now."""
+        for handle in [*self.order["slots"], self.lock]:
+            if handle is not None:
+                os.close(handle)
+
+    def report_back(self) -> bool:
+        """Tell the agent that the task is done with; False if the agent has gone."""
+        if not self.agent_gone:
+            try:
+                self.control.send(b"o", socket.MSG_DONTWAIT)
+            except OSError as error:
+                self.agent_gone = error.errno != errno.EAGAIN
+        return not self.agent_gone
 
     def _make_room(self) -> None:
         """Remove what the outcome makes needless."""
         try:
             places.give_way(self._path(places.STARTED))
-            os.unlink(self._path(worker.REPORT))
         except OSError:  # it was never there, or the disk is read-only
             pass
+        places.discard(self._path(worker.REPORT))
 
     def _try_publish(self, content: bytes) -> bool:
         """Publish, or say False where the disk has no room: what the task has done is worth a wait."""
@@ -280,14 +304,6 @@ class Supervisor:
         except OSError:
             return False
         return True
-
-    def _tell(self, word: bytes) -> None:
-        """Wake the agent, which may be gone."""
-        if not self.agent_gone:
-            try:
-                self.control.send(word, socket.MSG_DONTWAIT)
-            except OSError as error:
-                self.agent_gone = error.errno != errno.EAGAIN
 
 
 def outcome(status: str, error: "Optional[Dict[str, Any]]" = None) -> "Dict[str, Any]":

@@ -227,17 +227,10 @@ def _dump(value: Any, path: str, cap: int, owner: int) -> "Dict[str, Any]":
         os.rename(temporary, path)
     except Exception as error:  # noqa: BLE001 - a pickler may raise anything
         _end_if_copy(owner)
-        _remove(temporary)  # half a result is of no use, and the report may need its room
+        places.discard(temporary)  # half a result is of no use, and the report may need its room
         return {"status": "failed", "error": _dump_error(error, value, path, cap)}
     parts = [len(header), len(string), size - len(header) - len(string)]
     return {"status": "completed", "result": parts}
-
-
-def _remove(path: str) -> None:
-    try:
-        os.unlink(path)
-    except OSError:
-        pass
 
 
 def _dump_error(error: BaseException, value: Any, path: str, cap: int) -> "Dict[str, Any]":
