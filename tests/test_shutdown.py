@@ -96,8 +96,13 @@ def test_a_stopped_server_ends_its_tasks(sshd: SSHServer, place: Path) -> None:
         sshd, place, tasks, lambda: held(spool, "started") and len(list(spool.glob("tasks/*"))) == 3
     )
     print(f"stopped in {seconds:.1f} s")
-    wait_for(lambda: not held(spool, "request*"), "the waiting tasks' end", 10)
-    wait_for(lambda: len(held(spool, "outcome")) >= len(held(spool, "started")), "the running task's end", 10)
+    try:
+        wait_for(lambda: not held(spool, "request*"), "the waiting tasks' end", 10)
+        wait_for(
+            lambda: len(held(spool, "outcome")) >= len(held(spool, "started")), "the running task's end", 10
+        )
+    finally:
+        print("left there:", [sorted(path.name for path in task.iterdir()) for task in spool.glob("tasks/*")])
     time.sleep(3)
     assert len(list(marks.iterdir())) == 1  # whichever came first had begun; none came to its end
     assert not list(marks.glob("*.end"))
