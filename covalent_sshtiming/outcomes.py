@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timezone
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -160,8 +161,9 @@ def timestamp(seconds: object) -> str | None:
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
+@cache
 def plugin_version() -> str | None:
-    """Return this package's version, from its installed metadata."""
+    """Return this package's version, from its installed metadata, which takes a millisecond to read."""
     try:
         return version("covalent-sshtiming")
     except PackageNotFoundError:

@@ -63,6 +63,19 @@ async def test_a_task_inherits_nothing_from_the_one_before(short_place: Path) ->
     assert first[0] is None
 
 
+async def test_random_numbers_are_each_tasks_own(short_place: Path) -> None:
+    """Two tasks of one agent do not draw the same numbers."""
+
+    def draw() -> float:
+        import random
+
+        return random.random()
+
+    async with direct.here(short_place) as machine:
+        drawn = [(await machine.run(draw)).value for _ in range(6)]
+    assert len(set(drawn)) == 6
+
+
 async def test_a_crowd_thins_out(short_place: Path) -> None:
     """What many tasks at once had needed goes again within seconds, down to those that wait ahead."""
 

@@ -200,6 +200,14 @@ async def test_what_else_the_ssh_configuration_says_reaches_the_connection(
     await connection.wait_closed()
 
 
+async def test_the_cipher_that_is_fast_comes_first(home: Path, sshd: SSHServer) -> None:
+    """Where nobody chose a cipher, it is one that the processor has instructions for."""
+    connection = await dial.dial(target_of(settings.resolve({}, reaching(sshd)), "3.11"))
+    assert connection.get_extra_info("send_cipher") == "aes128-gcm@openssh.com"
+    connection.close()
+    await connection.wait_closed()
+
+
 async def test_a_certificate_that_is_none(home: Path, sshd: SSHServer) -> None:
     """A certificate file that cannot be used is named with its setting."""
     section = reaching(sshd, ssh_certificate_file=str(home / "none"))

@@ -22,6 +22,7 @@ KEEPALIVE_SECONDS = 15
 KEEPALIVE_COUNT = 3
 LOGIN_SECONDS = 30
 JUMPS_MAX = 8
+CIPHER = "aes128-gcm@openssh.com"  # offered first: several times faster than asyncssh's own first choice
 
 
 async def dial(target: Target) -> asyncssh.SSHClientConnection:
@@ -136,6 +137,8 @@ class _Login:
             "x11_forwarding": False,
             "agent_forwarding": False,
         }
+        if way.config.get("Ciphers") is None:
+            options["encryption_algs"] = f"^{CIPHER}"
         if way.config.get("HostKeyAlgorithms") is None:
             options["server_host_key_algs"] = judge.algorithms
         return options

@@ -84,7 +84,7 @@ def _be_worker(
         platforms.die_with_parent(parent)
         os.setpgid(0, 0)  # a task that kills its process group means its own
         signal.set_wakeup_fd(-1)
-        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
+        for number in (signal.SIGTERM, signal.SIGCHLD, signal.SIGHUP):
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         null = os.open(os.devnull, os.O_RDONLY)
@@ -94,6 +94,8 @@ def _be_worker(
         platforms.close_all_but([0, 1, 2, go])
         if group is not None and not group.join():
             group = None
+        worker.open_streams()
+        worker.rehearse()
         inherited = phases.rehearse(page, group)
         directory = os.read(go, WAKE_BYTES).decode()
         os.close(go)

@@ -38,7 +38,8 @@ def stand_by(control: socket.socket, base: str, mask: int, groups: "Optional[str
         platforms.close_all_but([0, 1, 2, control.fileno()])
         platforms.become_subreaper()
         wakeup = _catch_signals()
-        while _serve_one(base, control, wakeup, mask, groups):
+        me = identity()
+        while _serve_one(base, control, wakeup, mask, groups, me):
             pass
         code = 0
     except BaseException:  # noqa: BLE001 - told to the agent's log, the process ends
@@ -47,13 +48,15 @@ def stand_by(control: socket.socket, base: str, mask: int, groups: "Optional[str
         os._exit(code)
 
 
-def _serve_one(base: str, control: socket.socket, wakeup: int, mask: int, groups: "Optional[str]") -> bool:
+def _serve_one(
+    base: str, control: socket.socket, wakeup: int, mask: int, groups: "Optional[str]", me: "Dict[str, Any]"
+) -> bool:
     """Have a worker ready, wait for a task and see it through; False once the agent has let go of us."""
     with standby.Standby(control, base, mask, groups) as crew:
         order = _receive(control)
         if not order:
             return False
-        supervisor = Supervisor(base, order, control, crew, wakeup)
+        supervisor = Supervisor(base, order, control, crew, wakeup, me)
         try:
             supervisor.see_through()
         finally:
@@ -92,10 +95,16 @@ class Supervisor:
     """One task, from its lock to its outcome."""
 
     def __init__(
-        self, base: str, order: "Dict[str, Any]", control: socket.socket, crew: standby.Standby, wakeup: int
+        self,
+        base: str,
+        order: "Dict[str, Any]",
+        control: socket.socket,
+        crew: standby.Standby,
+        wakeup: int,
+        me: "Dict[str, Any]",
     ) -> None:
-        self.base = base
         self.order = order
+        self.me = me
         self.directory = os.path.join(base, "tasks", order["key"])
         self.control = control
         self.crew = crew
@@ -122,18 +131,14 @@ class Supervisor:
             places.discard(self._path(places.REQUEST))
             self._publish(outcome("cancelled"))
             return
-        if not places.create(self._path(places.STARTED), json.dumps(self._identity()).encode().ljust(ROOM)):
+        started = dict(self.me, facts=self.order.get("facts"))
+        if not places.create(self._path(places.STARTED), json.dumps(started).encode().ljust(ROOM)):
             return
         self._run()
         self._publish(self._outcome())
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
-
-    def _identity(self) -> "Dict[str, Any]":
-        ticks = platforms.start_ticks(os.getpid())
-        me = {"boot": places.machine()[1], "pid": os.getpid(), "session": os.getsid(0), "ticks": ticks}
-        return dict(me, facts=self.order.get("facts"))
 
     def _run(self) -> None:
         self.crew.stdout.open(self._path(places.STDOUT))
@@ -304,6 +309,12 @@ class Supervisor:
         except OSError:
             return False
         return True
+
+
+def identity() -> "Dict[str, Any]":
+    """Return what `started` says of a task's supervisor: another agent tells by it whether it lives."""
+    ticks = platforms.start_ticks(os.getpid())
+    return {"boot": places.machine()[1], "pid": os.getpid(), "session": os.getsid(0), "ticks": ticks}
 
 
 def outcome(status: str, error: "Optional[Dict[str, Any]]" = None) -> "Dict[str, Any]":

@@ -6,10 +6,10 @@ the task directory, `result` where there is one and `report` always, and ends by
 atexit, no joining of what the user left behind. The supervisor makes the outcome of it.
 """
 
+import io
 import json
 import os
 import platform
-import random
 import sys
 import time
 import traceback
@@ -135,15 +135,33 @@ def _stand(spec: "Dict[str, Any]", mask: int) -> None:
     if spec["unique"]:
         workdir = os.path.join(workdir, spec["dispatch_id"], "node_%s" % spec["node_id"])
     os.umask(mask)
-    os.makedirs(workdir, exist_ok=True)
-    os.chdir(workdir)
+    try:
+        os.chdir(workdir)
+    except FileNotFoundError:
+        os.makedirs(workdir, exist_ok=True)
+        os.chdir(workdir)
     os.environ.update(spec["env"])
     os.environ["PWD"] = workdir
-    random.seed()
+
+
+def open_streams() -> None:
+    """Have Python's standard streams on this process's own descriptors; before there is a task."""
     sys.stdin = open(0, closefd=False)  # noqa: SIM115 - lives as long as the process
     sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115 - the same
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115 - the same
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc] # Final only to type checkers
+
+
+def rehearse() -> None:
+    """Go once where each task goes: a fork pays for every page that it is the first to touch."""
+    import cloudpickle
+
+    _forget_import_caches()
+    file = io.BytesIO(cloudpickle.dumps(rehearse))
+    cloudpickle.load(file)
+    cloudpickle.Pickler(_Capped(file, 1 << 20)).dump([0])
+    json.loads(json.dumps(_header_of(None, cloudpickle.__version__)))
+    os.path.expanduser("~")
 
 
 def _perform(request: Request, marks: phases.Phases, directory: str, spool: str) -> "Dict[str, Any]":
