@@ -90,6 +90,7 @@ async def open_channel(
     )
     try:
         await asyncio.sleep(0)  # the open is out
+        # sshd holds its second small answer back until its first is acknowledged, which can take 40 ms.
         _acknowledge_at_once(connection)
         channel, _session = await opening
     finally:
@@ -98,10 +99,7 @@ async def open_channel(
 
 
 def _acknowledge_at_once(connection: asyncssh.SSHClientConnection) -> None:
-    """Have the kernel acknowledge what comes next without delay, where it has such an option.
-
-    sshd holds its second small answer back until the first one is acknowledged, which would take 40 ms.
-    """
+    """Have the kernel acknowledge what comes next without delay, where it has such an option."""
     sock = connection.get_extra_info("socket")
     if sock is not None and hasattr(socket, "TCP_QUICKACK"):
         with suppress(OSError):  # a jump host's channel, a pipe of a ProxyCommand

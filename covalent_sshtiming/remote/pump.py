@@ -95,6 +95,8 @@ def kept(total: int) -> "List[Tuple[int, int]]":
 
 def read_stream(path: str, total: int, start: int) -> "Iterator[Tuple[int, bytes]]":
     """Yield (stream offset, bytes) of what is kept of a stream from offset `start` on."""
+    if start >= total:
+        return
     try:
         handle = places.open_file(path)
     except FileNotFoundError:
