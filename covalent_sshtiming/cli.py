@@ -15,6 +15,7 @@ from covalent_sshtiming.verbs.export import export
 from covalent_sshtiming.verbs.jobs import jobs
 from covalent_sshtiming.verbs.log import log
 from covalent_sshtiming.verbs.path import path
+from covalent_sshtiming.verbs.report import report
 from covalent_sshtiming.verbs.rotate import rotate
 from covalent_sshtiming.verbs.show import show
 from covalent_sshtiming.verbs.stats import stats
@@ -26,5 +27,5 @@ def main() -> None:
     """Run Covalent electrons over SSH, and see what each of them cost."""
 
 
-for verb in (log, show, stats, compare, export, path, rotate, jobs, demo):
+for verb in (log, show, stats, compare, report, export, path, rotate, jobs, demo):
     main.add_command(verb)
