@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint smoke accuracy fuzz soak audit clean sshd gnu-time
+.PHONY: help demo test lint smoke accuracy fuzz soak audit clean sshd browser gnu-time
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
@@ -22,7 +22,7 @@ help:
 demo: $(VENV)/.installed
 	@$(BIN)/covalent-sshtiming demo $(DEMO_ARGS)
 
-test: $(VENV)/.installed-dev sshd
+test: $(VENV)/.installed-dev sshd browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -140,6 +140,23 @@ sshd:
 	fi; \
 	echo "OpenSSH's sshd was not found: the tests against it are left out." >&2; \
 	echo "  Debian or Ubuntu: sudo apt-get install openssh-server" >&2
+
+# Makes sure of a Chromium for the report's tests where it can, and otherwise says which tests will be left out.
+browser:
+	@for name in chromium chromium-browser google-chrome; do \
+		if command -v $$name >/dev/null; then exit 0; fi; \
+	done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing chromium for the report's tests"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; \
+	fi; \
+	if command -v chromium >/dev/null; then exit 0; fi; \
+	if [ "$$SSHTIMING_REQUIRE_BROWSER" = 1 ]; then \
+		echo "No Chromium was found, and SSHTIMING_REQUIRE_BROWSER=1 asks for one." >&2; exit 1; \
+	fi; \
+	echo "No Chromium was found: the report's tests in it are left out, unless playwright has one of its own." >&2; \
+	echo "  Debian: sudo apt-get install chromium" >&2
 
 # Makes sure of GNU time where it can, and otherwise says that there is nothing to compare with.
 gnu-time:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import click
 
+_EXAMPLES = """
+\b
+Examples:
+  covalent-sshtiming demo
+  covalent-sshtiming demo --host user@machine
+"""
 
-@click.command()
+
+@click.command(epilog=_EXAMPLES)
 @click.option(
     "--host",
     metavar="[USER@]MACHINE[:PORT]",

@@ -79,7 +79,9 @@ function drawScatter() {
     root.append(drawn);
     const swatch = html("span", { class: "key" });
     swatch.style.background = colour;
-    key.append(swatch, rank < colours ? functionName(order[rank]) : `${order.length - colours} others`);
+    const name = html("span", { class: "keyed" });
+    name.append(swatch, rank < colours ? functionName(order[rank]) : `${order.length - colours} others`);
+    key.append(name, " ");
   }
   root.addEventListener("pointermove", (event) => {
     const box = root.getBoundingClientRect();
