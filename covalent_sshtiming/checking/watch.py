@@ -1,7 +1,7 @@
 """Watch: what passes between the streams and the session tells which step is done.
 
-The command begins with an `echo` of a mark. What comes before it is the login shell's noise; the mark is
-taken out again, so that the session hears what it always does.
+The command begins with an `echo` of a mark. What comes before it on stdout is the login shell's noise; the
+mark is taken out again, so that the session hears what it always does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ class Watch:
         self._walk = walk
         self._held = b""  # what may be the mark's beginning
         self._noise = b""
-        self._complaints = b""
         self._preamble: Preamble | None = Preamble(session.nonce)
 
     def marked(self, command: str) -> str:
@@ -47,7 +46,7 @@ class Watch:
             before = before[: len(before) - len(self._held)]
         self._noise += before[: NOISE_MAX - len(self._noise)]
         if found:
-            self._walk.done("shell", words.of_shell(self._noise, self._complaints))
+            self._walk.done("shell", words.of_shell(self._noise))
         return before + after
 
     def _listen(self, data: bytes) -> None:
@@ -68,8 +67,6 @@ class Watch:
 
     def complained(self, data: bytes) -> None:
         """Pass on stderr."""
-        if not self._walk.is_done("shell"):
-            self._complaints += data[: NOISE_MAX - len(self._complaints)]
         self._session.complained(data)
 
     def writable(self, free: bool) -> None:

@@ -47,13 +47,13 @@ def of_login(part: str, target: Target) -> str:
     return _HOST_KEYS[target.host_key_policy] if part == "host key" else ""
 
 
-def of_shell(noise: bytes, complaints: bytes) -> str:
+def of_shell(noise: bytes) -> str:
     """Say what a login shell printed before our program began."""
-    if not noise and not complaints:
+    if not noise:
         return "prints nothing of its own"
-    words = printable(noise or complaints, 80)
-    size = units.size(len(noise) + len(complaints))
-    return f"prints {size} of its own, which is passed over" + (f" ({words})" if words else "")
+    words = printable(noise, 80)
+    said = f" ({words})" if words else ""
+    return f"prints {units.size(len(noise))} of its own, which is passed over{said}"
 
 
 def of_python(target: Target) -> str:

@@ -73,8 +73,12 @@ def check(
 def _walked(host: str, overrides: dict[str, Any], report: Callable[[Step], None], in_server: bool) -> bool:
     from covalent_sshtiming.checking.check import check as go
 
-    logging.getLogger("covalent_sshtiming.host.host").disabled = True  # it warns of what a step says
-    return asyncio.run(go(host, overrides, report, in_server=in_server))
+    warner = logging.getLogger("covalent_sshtiming.host.host")
+    warner.disabled, before = True, warner.disabled  # it warns of what a step says
+    try:
+        return asyncio.run(go(host, overrides, report, in_server=in_server))
+    finally:
+        warner.disabled = before
 
 
 def _far_steps(host: str, options: Sequence[str]) -> list[Step]:
