@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.3
 _TEXT_MAX = 1 << 20
 
 
-def run_here(arguments: Sequence[str], seconds: float) -> tuple[int, str, str]:
+def sshtiming_check(arguments: Sequence[str], seconds: float) -> tuple[int, str, str]:
     """Run `covalent-sshtiming` with these arguments, by this Python; return (exit code, stdout, stderr).
 
     This is the electron.
@@ -58,23 +58,22 @@ def steps_of_server(host: str, options: Sequence[str]) -> list[Step]:
     code, out, err = _dispatch([*arguments, "--", host])
     try:
         told = json.loads(out[:_TEXT_MAX])
-        steps = [_step(one) for one in told]
+        return [_step(one, name) for one, name in zip(told, STEPS, strict=True)]
     except (ValueError, TypeError, RecursionError) as error:
         said = clean(err.strip() or out.strip(), 600).replace("\n", " ") or "nothing"
         raise ConfigError(
             f"the Covalent server could not run the check (exit code {code}, it said: {said}). Is this "
             "version of covalent-sshtiming installed for its Python too?"
         ) from error
-    return steps
 
 
-def _step(told: Any) -> Step:
-    """Make a step of what the server's process says of it; raises ValueError for what is none."""
-    if not isinstance(told, dict) or told.get("step") not in STEPS:
-        raise ValueError("not a step")
+def _step(told: Any, name: str) -> Step:
+    """Make a step of what the server's process says of it; raises ValueError for what is another, or none."""
+    if not isinstance(told, dict) or told.get("step") != name:
+        raise ValueError(f"not the step {name}")
     ok, seconds, error = told.get("ok"), told.get("seconds"), told.get("error")
     return Step(
-        step=str(told["step"]),
+        step=name,
         ok=ok if isinstance(ok, bool) else None,
         seconds=float(seconds) if isinstance(seconds, (int, float)) else None,
         detail=clean(told.get("detail") or ""),
@@ -88,7 +87,7 @@ def _dispatch(arguments: Sequence[str]) -> tuple[int, str, str]:
     import requests
     from covalent._shared_files.utils import format_server_url
 
-    electron = covalent.electron(run_here, executor="local")
+    electron = covalent.electron(sshtiming_check, executor="local")
     lattice = covalent.lattice(electron, executor="local", workflow_executor="local")
     try:
         with redirect_stdout(io.StringIO()):  # Covalent's own words, which are ours to say

@@ -140,11 +140,11 @@ def _print(out: Console, step: Step, width: int) -> None:
     if not step.detail:
         out.print(line)
     elif room >= _NARROW:
-        first, *rest = textwrap.wrap(step.detail, room)
+        first, *rest = textwrap.wrap(step.detail, room, break_on_hyphens=False)
         out.print(line.append(f"  {first}"))
         for more in rest:
             out.print(Text(" " * (len(front) + 2) + more))
     else:
         out.print(Text.assemble(line))
-        for more in textwrap.wrap(step.detail, max(20, out.width - 2)):
+        for more in textwrap.wrap(step.detail, max(20, out.width - 2), break_on_hyphens=False):
             out.print(Text(f"  {more}"))
