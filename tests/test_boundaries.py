@@ -98,7 +98,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "host.streams": ("errors",),
     "host.sshconfig": ("errors", "host.target"),
     "host.knownhosts": (),
-    "host.trust": ("errors", "host.target", "host.sshconfig", "host.knownhosts"),
+    "host.trust": ("errors", "host.target", "host.sshconfig", "host.streams", "host.knownhosts"),
     "host.keys": ("errors", "host.target", "host.sshconfig"),
     "host": ("errors", "host", "remote.wire"),
     "remote": ("remote",),
