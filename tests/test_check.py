@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import toml
@@ -22,12 +22,15 @@ from support.interpreters import require_interpreter
 from support.keys import make_key
 from support.verbs import Ran, run_verb
 
-from covalent_sshtiming.checking.walk import STEPS
+from covalent_sshtiming.checking.walk import STEPS, Step, Walk
+from covalent_sshtiming.checking.watch import Watch
 from covalent_sshtiming.cli import main
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.processes import free_port
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.host.bootstrap import NOISE_MAX
+from covalent_sshtiming.host.session import Session
+from covalent_sshtiming.host.target import Target
 
 OWN = "{}.{}".format(*sys.version_info)
 
@@ -360,6 +363,16 @@ def test_no_python(shell: Near) -> None:
     assert "python_path '/no/such/python' cannot be run there" in text
 
 
+def test_a_python_that_is_none(box: Near) -> None:
+    """A program that is no Python fails there with its own words, and none of the check's among them."""
+    program = box.home / "python"
+    program.write_text("#!/bin/sh\necho I am no Python\nexit 9\n")
+    program.chmod(0o755)
+    step, error, text = box.failure(f"python_path={program}")
+    assert (step, error) == ("python", "RemoteEnvError")
+    assert "ended with status 9 before it could serve (it printed: I am no Python)." in text
+
+
 def test_a_python_of_another_version(box: Near) -> None:
     """Another minor version than ours fails that step, and so does one that is too old."""
     other = require_interpreter("3.9" if OWN != "3.9" else "3.10")
@@ -420,6 +433,54 @@ def test_a_machine_that_lies_in_its_output(box: Near) -> None:
     step, error, text = box.failure(f"python_path={python}")
     assert (step, error) == ("disk", "TaskDied")
     assert "what the trial task printed is not JSON" in text
+
+
+# ---- what the streams tell
+
+
+class Heard:
+    """What a watch hands on, in place of a session."""
+
+    nonce = "0123456789abcdef01234567"
+    target = Target("far", "far", OWN)
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def received(self, data: bytes) -> None:
+        """Keep stdout."""
+        self.data += data
+
+    def lost(self, status: int | None) -> None:
+        """Keep the end."""
+        self.data += b"<end %d>" % (status or 0)
+
+
+@pytest.mark.parametrize("size", [1, 7, 4096])
+def test_the_mark_is_found_however_it_is_cut(size: int) -> None:
+    """Whatever pieces the stream comes in, the session hears all of it but the mark, and steps are told."""
+    heard, steps = Heard(), list[Step]()
+    watch = Watch(cast("Session", heard), Walk(steps.append))
+    mark = watch.marked("").split()[1].rstrip(";").encode()
+    noise = b"hello " + mark[:-1] + b" sshtiming-check-\n"
+    stream = noise + mark + b'\n\0SSHTIMING/1 %s {"archive": "have"}\nframes' % heard.nonce.encode()
+    for start in range(0, len(stream), size):
+        watch.received(stream[start : start + size])
+    watch.received(mark[:5])
+    watch.lost(3)
+    assert heard.data == stream.replace(mark + b"\n", b"") + mark[:5] + b"<end 3>"
+    assert [one.step for one in steps] == list(STEPS[: STEPS.index("version") + 1])
+    assert steps[STEPS.index("shell")].detail.startswith(f"prints {len(noise)} B of its own")
+
+
+def test_what_is_held_back_is_not_lost() -> None:
+    """A stream that ends within what might have been the mark is handed on whole."""
+    heard = Heard()
+    watch = Watch(cast("Session", heard), Walk(lambda _: None))
+    watch.received(b"sshtiming-ch")
+    assert heard.data == b""
+    watch.lost(1)
+    assert heard.data == b"sshtiming-ch<end 1>"
 
 
 # ---- usage
