@@ -20,6 +20,7 @@ from conftest import remote_environment, require_sshd
 from support import direct
 from support.interpreters import require_interpreter
 from support.keys import make_key
+from support.login import authorize
 from support.verbs import Ran, run_verb
 
 from covalent_sshtiming.checking.walk import STEPS, Step, Walk
@@ -163,6 +164,7 @@ def test_a_good_machine_passes_each_step(box: Near) -> None:
     told = {one["step"]: one["detail"] for one in steps}
     assert told["settings"] == f"{box.home}/.config/covalent/covalent.conf; gpubox is 127.0.0.1"
     assert told["resolve"].endswith(f"@127.0.0.1 port {box.server.port}: 127.0.0.1")
+    assert told["jump hosts"] == "none"
     assert told["credentials"] == str(box.server.key_file)
     assert told["host key"] == "on record"
     assert told["shell"] == "prints nothing of its own"
@@ -237,6 +239,22 @@ def test_an_alias_of_the_ssh_configuration_will_do(box: Near) -> None:
     code, steps = box.steps(name=name)
     assert code == 0
     assert steps[1]["detail"] == f"{box.server.username}@127.0.0.1 port {box.server.port}: 127.0.0.1"
+
+
+def test_a_jump_host_is_on_the_way(box: Near, gate: SSHServer) -> None:
+    """Behind a jump host nobody here looks the name up; where the jump host fails, it is named."""
+    authorize(gate, box.server)
+    known = box.home / "known"
+    known.write_text(box.server.known_hosts_file.read_text())
+    way = ("host_key_policy=accept-new", f"known_hosts_file={known}", f"proxy_jump=127.0.0.1:{gate.port}")
+    ran = box.check("--json", *(word for option in way for word in ("-o", option)))
+    assert ran.code == 0, ran.out
+    told = {one["step"]: one["detail"] for one in json.loads(ran.out)}
+    assert told["resolve"].endswith(f" port {box.server.port}: by jump host")
+    assert told["jump hosts"] == "127.0.0.1"
+    step, error, text = box.failure(*way[:2], f"proxy_jump=127.0.0.1:{free_port('127.0.0.1')}")
+    assert (step, error) == ("jump hosts", "ConnectError")
+    assert text.startswith("gpubox: jump host 127.0.0.1: port ")
 
 
 # ---- broken machines

@@ -96,13 +96,17 @@ class _Check:
         self._target = replace(target, attempts=1, reconnect_timeout=target.connect_timeout)
         self._host = Host(self._target, self._open)
         self._session: Session | None = None
+        self._jumps = ""
 
     async def through(self) -> None:
         """Go through the steps; raises one of our errors at the first that fails."""
         if self._target.transport == OPENSSH:
             self._walk.done("resolve", "left to ssh")
+            self._walk.done("jump hosts", "left to ssh")
         else:
-            self._walk.done("resolve", words.of_way(*await dial.look_up(self._target)))
+            way, addresses = await dial.look_up(self._target)
+            self._jumps = words.of_jumps(way)
+            self._walk.done("resolve", words.of_way(way, addresses))
         try:
             await self._look_around()
             await self._ping()
@@ -119,7 +123,8 @@ class _Check:
         return await pool.open_ssh(self._target, watch.marked(command), watch, self._logged_in)
 
     def _logged_in(self, part: str) -> None:
-        self._walk.done(part, words.of_login(part, self._target))
+        detail = self._jumps if part == "jump hosts" else words.of_login(part, self._target)
+        self._walk.done(part, detail)
 
     async def _look_around(self) -> None:
         """Run the first task, which also brings the connection."""

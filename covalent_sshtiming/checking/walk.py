@@ -13,6 +13,7 @@ from covalent_sshtiming.errors import SSHTimingError
 STEPS = (
     "settings",
     "resolve",
+    "jump hosts",
     "credentials",
     "connect",
     "host key",

@@ -33,11 +33,14 @@ def of_settings(found: Settings) -> str:
 
 def of_way(way: Way, addresses: list[str]) -> str:
     """Say which login it is, and where it leads."""
-    if way.jumps:
-        through = f"by jump host {', '.join(jump.hostname for jump in way.jumps)}"
-    else:
-        through = ", ".join(addresses[:_SHOWN]) or "by a ProxyCommand"
+    other = "by jump host" if way.jumps else "by a ProxyCommand"
+    through = ", ".join(addresses[:_SHOWN]) or other
     return f"{way.username}@{way.hostname} port {way.port}: {through}"
+
+
+def of_jumps(way: Way) -> str:
+    """Name the machines that are passed, the nearest first."""
+    return ", ".join(jump.hostname for jump in way.jumps) or "none"
 
 
 def of_login(part: str, target: Target) -> str:

@@ -70,6 +70,7 @@ async def _dial(
             for jump in way.jumps:
                 nearer = target.by_way_of(jump.hostname, jump.port, jump.username)
                 via = await _dial(nearer, via, jumps + 1)
+        told("jump hosts")
         return await _Login(target, way, via, nearer, told).through()
     except BaseException:
         if via is not None:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-# Who is told which part of a login is done: credentials, connect, host key, login; in this order, though
-# not each of them by each way.
+# Who is told which part of a login is done: jump hosts, credentials, connect, host key, login; in this
+# order, though not each of them by each way.
 Told = Callable[[str], None]
 
 
