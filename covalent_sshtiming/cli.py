@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 
 from covalent_sshtiming import __version__
+from covalent_sshtiming.verbs.check import check
 from covalent_sshtiming.verbs.compare import compare
 from covalent_sshtiming.verbs.demo import demo
 from covalent_sshtiming.verbs.export import export
@@ -27,5 +28,5 @@ def main() -> None:
     """Run Covalent electrons over SSH, and see what each of them cost."""
 
 
-for verb in (log, show, stats, compare, report, export, path, rotate, jobs, demo):
+for verb in (log, show, stats, compare, report, export, path, rotate, check, jobs, demo):
     main.add_command(verb)

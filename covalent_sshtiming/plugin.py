@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -33,7 +32,7 @@ from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.task import Outcome, Request
 from covalent_sshtiming.options import LOCAL, Plugin, Settings
 from covalent_sshtiming.outputs import Outputs, place
-from covalent_sshtiming.reach import target_of
+from covalent_sshtiming.reach import request_of, target_of
 from covalent_sshtiming.stopping import server_is_stopping
 from covalent_sshtiming.timing.log import TimingLog
 from covalent_sshtiming.timing.record import TimingRecord
@@ -165,7 +164,7 @@ class _Run:
         self.request = self._requested()
 
     def _requested(self) -> Request:
-        request = _request(self.settings, self.call, self.task, self.key)
+        request = request_of(self.settings, self.call, self.task, self.key)
         request.live = self.files.put if self.files else None
         request.leave = self.settings.on_shutdown == "leave"
         return request
@@ -274,30 +273,3 @@ def _section(plugin: Plugin) -> dict[str, Any]:
     except KeyError:
         return {}
     return dict(section) if isinstance(section, Mapping) else {}
-
-
-def _request(found: Settings, call: Call, task: _TaskId, key: str) -> Request:
-    """Put a call and its settings into the form in which they travel."""
-    spec = {
-        "dispatch_id": task[0],
-        "node_id": task[1],
-        "workdir": found.remote_workdir,
-        "unique": found.create_unique_workdir,
-        "env": settings.passed_on(found, os.environ),
-        "max_result_bytes": found.max_result_bytes,
-    }
-    head = {
-        "dispatch_id": task[0],
-        "node_id": task[1],
-        "function": call.name[:200],
-        "kind": call.kind,
-        "submitted": time.time(),
-        "python": call.python,
-        "max_parallel": found.max_parallel,
-        "time_limit": found.time_limit,
-        "linger": found.linger,
-        "memory_limit": found.memory_limit,
-        "process_limit": found.process_limit,
-    }
-    size, chunks = call.body(spec)
-    return Request(key, head, size, chunks)

@@ -1,11 +1,28 @@
-"""Reach: the target that a task's settings mean, which is the pool's key."""
+"""Reach: what a task's settings mean on its way: the target, which is the pool's key, and the request."""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
+from typing import Any
 
+from covalent_sshtiming import forms, settings
+from covalent_sshtiming.electron import Call
+from covalent_sshtiming.errors import ConfigError
 from covalent_sshtiming.host.target import Target
+from covalent_sshtiming.host.task import Request
 from covalent_sshtiming.options import Settings
+
+
+def arguments_of(machine: str) -> dict[str, Any]:
+    """Return the executor's arguments that [user@]machine[:port] stands for; raises ConfigError."""
+    try:
+        name, user, port = forms.machine(machine)
+    except ValueError as error:
+        raise ConfigError(f"{error}.") from error
+    given = {"hostname": name, "username": user, "port": port}
+    return {option: value for option, value in given.items() if value}
 
 
 def target_of(found: Settings, python: str, *, local: bool) -> Target:
@@ -48,3 +65,40 @@ def target_of(found: Settings, python: str, *, local: bool) -> Target:
 def _own_python(minor: str) -> str:
     """Return this process's interpreter if it is of that minor version; "" leaves it to a search."""
     return sys.executable if minor == "{}.{}".format(*sys.version_info) else ""
+
+
+def request_of(found: Settings, call: Call, task: tuple[str, int], key: str) -> Request:
+    """Put a call and its settings into the form in which they travel.
+
+    Args:
+        found: the settings, checked.
+        call: what is to be called there.
+        task: the ids of its dispatch and its node.
+        key: the task's key there, 32 hexadecimal digits.
+
+    Raises:
+        ConfigError: env_from names a variable that is not there.
+    """
+    spec = {
+        "dispatch_id": task[0],
+        "node_id": task[1],
+        "workdir": found.remote_workdir,
+        "unique": found.create_unique_workdir,
+        "env": settings.passed_on(found, os.environ),
+        "max_result_bytes": found.max_result_bytes,
+    }
+    head = {
+        "dispatch_id": task[0],
+        "node_id": task[1],
+        "function": call.name[:200],
+        "kind": call.kind,
+        "submitted": time.time(),
+        "python": call.python,
+        "max_parallel": found.max_parallel,
+        "time_limit": found.time_limit,
+        "linger": found.linger,
+        "memory_limit": found.memory_limit,
+        "process_limit": found.process_limit,
+    }
+    size, chunks = call.body(spec)
+    return Request(key, head, size, chunks)

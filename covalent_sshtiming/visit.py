@@ -14,13 +14,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from covalent_sshtiming import forms, outcomes, settings
+from covalent_sshtiming import outcomes, settings
 from covalent_sshtiming.errors import ConfigError, TaskError
 from covalent_sshtiming.host import pool
 from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.task import Nowhere
 from covalent_sshtiming.options import Settings
-from covalent_sshtiming.reach import target_of
+from covalent_sshtiming.reach import arguments_of, target_of
 from covalent_sshtiming.results import ResultFile
 from covalent_sshtiming.timing.log import TimingLog
 from covalent_sshtiming.timing.record import TimingRecord
@@ -188,15 +188,7 @@ async def visit(machine: str, log_path: str | None) -> AsyncIterator[Visit]:
     Raises:
         ConfigError: for a machine that is none, or settings that are wrong.
     """
-    try:
-        name, user, port = forms.machine(machine)
-    except ValueError as error:
-        raise ConfigError(f"{error}.") from error
-    arguments: dict[str, Any] = {"hostname": name}
-    if user:
-        arguments["username"] = user
-    if port:
-        arguments["port"] = port
+    arguments = arguments_of(machine)
     if log_path:
         arguments["timing_filepath"] = settings.absolute_from_caller(log_path)
     found = settings.resolve(arguments, await asyncio.to_thread(settings.load_section))

@@ -34,11 +34,10 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "localtiming": ("early", "options", "plugin"),
     "outputs": (),
     "stopping": (),
-    "reach": ("options", "host.target"),
+    "reach": ("errors", "forms", "options", "settings", "electron", "host.target", "host.task"),
     "results": ("errors",),
     "visit": (
         "errors",
-        "forms",
         "settings",
         "outcomes",
         "reach",
@@ -48,6 +47,20 @@ ALLOWED: dict[str, tuple[str, ...]] = {
         "host.host",
         "host.task",
         "timing.log",
+        "timing.record",
+    ),
+    "checking": (
+        "errors",
+        "settings",
+        "outcomes",
+        "reach",
+        "options",
+        "electron",
+        "host",
+        "remote.wire",
+        "remote.checkup",
+        "checking",
+        "timing.units",
         "timing.record",
     ),
     "plugin": (
@@ -85,19 +98,19 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "host.streams": ("errors",),
     "host.sshconfig": ("errors", "host.target"),
     "host.knownhosts": (),
-    "host.trust": ("errors", "host.target", "host.sshconfig", "host.knownhosts"),
+    "host.trust": ("errors", "host.target", "host.sshconfig", "host.streams", "host.knownhosts"),
     "host.keys": ("errors", "host.target", "host.sshconfig"),
     "host": ("errors", "host", "remote.wire"),
     "remote": ("remote",),
     "demo": ("demo", "errors", "forms", "TimingSSHExecutor"),
     "cli": ("__version__", "verbs"),
-    "verbs": ("errors", "timing", "settings", "visit", "verbs", "demo"),
+    "verbs": ("errors", "timing", "settings", "visit", "checking", "verbs", "demo"),
 }
 
 # Who may name these packages of others.
 OWNERS = {
     "asyncssh": ("host", "demo"),
-    "covalent": ("early", "plugin", "electron", "demo"),
+    "covalent": ("early", "plugin", "electron", "checking.dispatched", "demo"),
     "covalent_dispatcher": ("demo",),
     "covalent_ui": ("demo",),
 }

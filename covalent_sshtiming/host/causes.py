@@ -47,6 +47,14 @@ def no_way_on(jump: Target, target: Target, error: asyncssh.ChannelOpenError) ->
     )
 
 
+def no_answer_to_name(target: Target) -> SSHTimingError:
+    """Word that nobody has looked the name up in time."""
+    return ConnectError(
+        f"{target}: nobody looked the name up within {target.connect_timeout:g} s; is the name server up? "
+        "Give the machine an address in ~/.ssh/config, or raise connect_timeout."
+    )
+
+
 def no_session(target: Target) -> SSHTimingError:
     """Word that a server let us in and then fell silent."""
     return ConnectError(

@@ -27,6 +27,7 @@ class Clock:
     """The far clock against ours, from the answers of one session, which come in order."""
 
     def __init__(self) -> None:
+        self.answers = 0  # so far, those left out among them
         self._asked: deque[float] = deque()
         self._samples: deque[Offset] = deque(maxlen=_SAMPLES)
 
@@ -38,6 +39,7 @@ class Clock:
         """Take the far clock's reading, in seconds since 1970; what is none is left out."""
         if not self._asked:
             return
+        self.answers += 1
         trip = time.monotonic() - self._asked.popleft()
         if isinstance(far, bool) or not isinstance(far, (int, float)) or not abs(far) < _LIMIT:
             return

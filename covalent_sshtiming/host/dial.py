@@ -7,6 +7,7 @@ them a login of its own, with its own host key), then the handshake. Retrying is
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import asyncssh
@@ -16,6 +17,7 @@ from covalent_sshtiming.host import causes, keys, knownhosts, proxycommand, sshc
 from covalent_sshtiming.host.channel import CARRIER
 from covalent_sshtiming.host.proxycommand import ProxyCommand
 from covalent_sshtiming.host.sshconfig import Way
+from covalent_sshtiming.host.streams import Told, nobody
 from covalent_sshtiming.host.target import Target
 
 KEEPALIVE_SECONDS = 15
@@ -25,13 +27,36 @@ JUMPS_MAX = 8
 CIPHER = "aes128-gcm@openssh.com"  # offered first: several times faster than asyncssh's own first choice
 
 
-async def dial(target: Target) -> asyncssh.SSHClientConnection:
-    """Connect and authenticate; raises ConnectError, AuthError, HostKeyError or ConfigError."""
-    return await _dial(target, None, 0)
+async def dial(target: Target, told: Told = nobody) -> asyncssh.SSHClientConnection:
+    """Connect and authenticate; raises ConnectError, AuthError, HostKeyError or ConfigError.
+
+    `told` hears of the target's own login, and nothing of its jump hosts'.
+    """
+    return await _dial(target, None, 0, told)
+
+
+async def look_up(target: Target) -> tuple[Way, list[str]]:
+    """Return the way to a target, and its addresses; none where another machine or program looks it up.
+
+    Raises:
+        ConfigError: the ssh configuration cannot be read.
+        ConnectError: the name does not resolve.
+    """
+    way = await asyncio.to_thread(sshconfig.resolve, target)
+    if way.jumps or way.proxy_command:
+        return way, []
+    asking = asyncio.get_running_loop().getaddrinfo(way.hostname, way.port, type=socket.SOCK_STREAM)
+    try:
+        found = await asyncio.wait_for(asking, target.connect_timeout)
+    except OSError as error:
+        raise causes.translate(target, error) or error from error
+    except asyncio.TimeoutError as error:
+        raise causes.no_answer_to_name(target) from error
+    return way, list(dict.fromkeys(str(row[4][0]) for row in found))
 
 
 async def _dial(
-    target: Target, via: asyncssh.SSHClientConnection | None, jumps: int
+    target: Target, via: asyncssh.SSHClientConnection | None, jumps: int, told: Told = nobody
 ) -> asyncssh.SSHClientConnection:
     if jumps > JUMPS_MAX:
         raise ConfigError(
@@ -45,7 +70,8 @@ async def _dial(
             for jump in way.jumps:
                 nearer = target.by_way_of(jump.hostname, jump.port, jump.username)
                 via = await _dial(nearer, via, jumps + 1)
-        return await _Login(target, way, via, nearer).through()
+        told("jump hosts")
+        return await _Login(target, way, via, nearer, told).through()
     except BaseException:
         if via is not None:
             via.abort()
@@ -56,12 +82,18 @@ class _Login:
     """The login to one machine, over `via` where there is one, which `nearer` names."""
 
     def __init__(
-        self, target: Target, way: Way, via: asyncssh.SSHClientConnection | None, nearer: Target | None
+        self,
+        target: Target,
+        way: Way,
+        via: asyncssh.SSHClientConnection | None,
+        nearer: Target | None,
+        told: Told,
     ) -> None:
         self._target = target
         self._way = way
         self._via = via
         self._nearer = nearer
+        self._told = told
         self._proxy: ProxyCommand | None = None
 
     async def through(self) -> asyncssh.SSHClientConnection:
@@ -70,7 +102,8 @@ class _Login:
         known = await asyncio.to_thread(self._known)
         judge = trust.Judge(target, way, known)
         ring = await keys.gather(target, way)
-        client = trust.Client(judge, ring.pairs, ring.password)
+        client = trust.Client(judge, ring.pairs, ring.password, self._told)
+        self._told("credentials")
         try:
             connection = await self._connect(judge, client)
         except Exception as error:  # worded here, or raised again as it is

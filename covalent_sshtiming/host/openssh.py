@@ -28,7 +28,7 @@ from covalent_sshtiming.errors import (
 from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.keys import check_private
 from covalent_sshtiming.host.process import ProcessStreams, open_process
-from covalent_sshtiming.host.streams import Receiver
+from covalent_sshtiming.host.streams import Receiver, Told, nobody
 from covalent_sshtiming.host.target import Target
 
 LOGIN_SECONDS = 30.0
@@ -43,6 +43,7 @@ _CHATTER = re.compile(
 _BLAMED = re.compile(r"host key is known for (\S+) and|ost key for (\S+) has changed")
 _BEHIND = "UNKNOWN port 65535"  # how ssh names a machine that it has not reached through another one
 _HOST_KEY = re.compile(r"^debug1: Server host key: \S+ (SHA256:\S+)")
+_EXCHANGED = re.compile(r"^debug1: SSH2_MSG_NEWKEYS received")
 
 _log = logging.getLogger(__name__)
 
@@ -113,12 +114,13 @@ def _quoted(target: Target, setting: str, path: str) -> str:
 class _Login:
     """A receiver between ssh and a session: it knows when the login is through, and what ssh said."""
 
-    def __init__(self, target: Target, receiver: Receiver) -> None:
+    def __init__(self, target: Target, receiver: Receiver, told: Told) -> None:
         self.ended: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self.said = ""
         self.shown = ""
         self._target = target
         self._receiver = receiver
+        self._told = told
         self._line = b""
 
     def received(self, data: bytes) -> None:
@@ -146,6 +148,9 @@ class _Login:
             shown = _HOST_KEY.match(text)
             if shown:
                 self.shown = shown[1]
+                self._told("connect")
+            if _EXCHANGED.match(text):
+                self._told("host key")
             if _THROUGH.match(text):
                 self._settle(True)
                 return
@@ -172,16 +177,21 @@ class _Login:
     def _settle(self, through: bool) -> None:
         if not self.ended.done():
             self.ended.set_result(through)
+            if through:
+                self._told("login")
 
 
-async def open_openssh(target: Target, command: str, receiver: Receiver) -> ProcessStreams:
+async def open_openssh(
+    target: Target, command: str, receiver: Receiver, told: Told = nobody
+) -> ProcessStreams:
     """Start `command` on a target by the system's ssh, and wait until the login is through.
 
     Raises:
         ConnectError, AuthError, HostKeyError, ConfigError: in ssh's own words, with ours around them.
     """
     argv = await asyncio.to_thread(command_line, target, command)
-    login = _Login(target, receiver)
+    told("credentials")
+    login = _Login(target, receiver, told)
     streams = await open_process(argv, login, {**os.environ, "SSH_ASKPASS_REQUIRE": "never"})
     limit = target.connect_timeout + LOGIN_SECONDS
     try:

@@ -11,24 +11,27 @@ import weakref
 from functools import partial
 from typing import TYPE_CHECKING
 
-from covalent_sshtiming.host import process
+from covalent_sshtiming.host import process, streams
 from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.target import OPENSSH, Target
 
 if TYPE_CHECKING:
-    from covalent_sshtiming.host.streams import Receiver, Streams
+    from covalent_sshtiming.host.streams import Receiver, Streams, Told
 
 _hosts: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Target, Host]] = weakref.WeakKeyDictionary()
 
 
-async def open_ssh(target: Target, command: str, receiver: Receiver) -> Streams:
-    """Log in to a target, by asyncssh or by the system's `ssh`, and start `command` there."""
+async def open_ssh(target: Target, command: str, receiver: Receiver, told: Told = streams.nobody) -> Streams:
+    """Log in to a target, by asyncssh or by the system's `ssh`, and start `command` there.
+
+    `told` hears which part of the login is done.
+    """
     # Here and not above: `import covalent` loads our plugin, and need not pay for asyncssh.
     from covalent_sshtiming.host import causes, channel, dial, openssh
 
     if target.transport == OPENSSH:
-        return await openssh.open_openssh(target, command, receiver)
-    connection = await dial.dial(target)
+        return await openssh.open_openssh(target, command, receiver, told)
+    connection = await dial.dial(target, told)
     try:
         opening = channel.open_channel(connection, command, receiver)
         return await asyncio.wait_for(opening, target.connect_timeout)

@@ -88,7 +88,7 @@ class Session:
                 wire.HELLO, 0, {"client": client, "connection": number, "idle": self.target.idle_timeout}
             )
             self.alive, self._heard = not self._ended, time.monotonic()
-            self._ask()
+            self.ask()
             self._pinger = asyncio.ensure_future(self._ping())
         except BaseException:
             await self.close()
@@ -154,7 +154,7 @@ class Session:
             # The agent may speak first, and hears nothing before our hello. Its start was in the first
             # question's round trip; this one knows the clock better.
             if self.alive:
-                self._ask()
+                self.ask()
         elif frame.type == wire.PONG:
             self.clock.answer(frame.header.get("time"))
         else:
@@ -249,9 +249,10 @@ class Session:
                 self.fail(ConnectError(f"{self.target}: nothing was heard for {self.target.silence:g} s."))
                 return
             self._strays = [0, 0]
-            self._ask()
+            self.ask()
 
-    def _ask(self) -> None:
+    def ask(self) -> None:
+        """Ask for a sign of life, which brings the far clock's reading too."""
         self.clock.ask()
         self.send(wire.PING)
 

@@ -1,12 +1,21 @@
 """Streams: the ways to an agent, each a pair of byte streams and nothing more.
 
 Owns the small interface: `Streams` to write to, `Receiver` to be told. Callbacks, not readers: a
-frame costs no task switch. `channel` implements it over SSH.
+frame costs no task switch. `channel` implements it over SSH. And `Told`, for who watches a login.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
+
+# Who is told which part of a login is done: jump hosts, credentials, connect, host key, login; in this
+# order, though not each of them by each way.
+Told = Callable[[str], None]
+
+
+def nobody(_: str) -> None:
+    """Be told, and do nothing."""
 
 
 class Receiver(Protocol):

@@ -22,6 +22,7 @@ from covalent_sshtiming.errors import HostKeyChanged, HostKeyError, HostKeyRevok
 from covalent_sshtiming.host import knownhosts
 from covalent_sshtiming.host.knownhosts import Known
 from covalent_sshtiming.host.sshconfig import Way
+from covalent_sshtiming.host.streams import Told, nobody
 from covalent_sshtiming.host.target import Target
 
 ACCEPT_NEW = "accept-new"
@@ -171,12 +172,29 @@ class Client(asyncssh.SSHClient):
     """What asyncssh asks in the course of one login."""
 
     def __init__(
-        self, judge: Judge, pairs: Sequence[asyncssh.SSHKeyPair], password: str | None = None
+        self,
+        judge: Judge,
+        pairs: Sequence[asyncssh.SSHKeyPair],
+        password: str | None = None,
+        told: Told = nobody,
     ) -> None:
         self.failure: HostKeyError | None = None
         self._judge = judge
         self._pairs = list(pairs)
         self._password = password
+        self._told = told
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:  # noqa: ARG002 - asyncssh's signature
+        """Tell that somebody answers."""
+        self._told("connect")
+
+    def begin_auth(self, username: str) -> None:  # noqa: ARG002 - asyncssh's signature
+        """Tell that the key exchange is over, and the host key with it."""
+        self._told("host key")
+
+    def auth_completed(self) -> None:
+        """Tell that the server lets us in."""
+        self._told("login")
 
     def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002 - asyncssh's signature
         """Have a key judged that is not a trusted one."""

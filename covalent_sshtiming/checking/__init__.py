@@ -1,0 +1,1 @@
+"""A machine looked at step by step, by the way that an electron goes."""
