@@ -364,24 +364,32 @@ def test_follow_waits_for_a_log(tmp_path: Path) -> None:
 def test_rotating_loses_no_line(tmp_path: Path) -> None:
     """While eight threads write, rotations leave each record in exactly one of the files."""
     log = TimingLog(tmp_path / "timing.log")
+    rotated = threading.Event()
+    written: dict[int, int] = {}
 
     def write(name: int) -> None:
-        for number in range(60):
+        number = 0
+        while number < 60 or not rotated.is_set():  # so that each rotation finds something, however slow it is
             log.append(
                 TimingRecord(record_id=f"{name}-{number}", kind="electron", cpu_s=1.0, dispatch_id="d")
             )
+            number += 1
             time.sleep(0.002)
+        written[name] = number
 
     threads = [threading.Thread(target=write, args=(name,)) for name in range(8)]
     for thread in threads:
         thread.start()
-    moved = [run_verb("rotate", "timing.log", *["--gzip"] * one, home=tmp_path) for one in (0, 1)]
-    for thread in threads:
-        thread.join()
+    try:
+        moved = [run_verb("rotate", "timing.log", *["--gzip"] * one, home=tmp_path) for one in (0, 1)]
+    finally:
+        rotated.set()
+        for thread in threads:
+            thread.join()
     assert [ran.code for ran in moved] == [0, 0]
     every = told("log", "timing.log.jsonl*", "-n", "0", "--fields", "record_id", "--json", home=tmp_path)
     assert sorted(one["record_id"] for one in json.loads(every)) == sorted(
-        f"{name}-{number}" for name in range(8) for number in range(60)
+        f"{name}-{number}" for name in range(8) for number in range(written[name])
     )
     names = [name for ran in moved for name in ran.out.split()]
     assert all((tmp_path / name).is_file() for name in names)
