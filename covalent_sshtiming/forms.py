@@ -15,6 +15,9 @@ from pathlib import Path
 _SHELL = "'`\"$\\\\;&<>|(){}*?#!~"
 
 
+_FAR_PATH_MAX = 1000
+
+
 def host_name(value: str) -> str:
     """Check a name, address or alias of a machine."""
     if not re.fullmatch(rf"[^\s@/{_SHELL}-][^\s@/{_SHELL}]*", value) or not value.isprintable():
@@ -72,6 +75,20 @@ def variable(value: str) -> str:
     """Check the name of an environment variable, where somebody might write its value."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
         raise ValueError("write the name of an environment variable of the server's, not the secret itself")
+    return value
+
+
+def device(value: str) -> str:
+    """Check the name of a GPU, as CUDA_VISIBLE_DEVICES has it."""
+    if not re.fullmatch(r"[A-Za-z0-9_/.:-]{1,100}", value):
+        raise ValueError("write the index or the UUID of one GPU in each text, as `nvidia-smi -L` shows them")
+    return value
+
+
+def far_directory(value: str) -> str:
+    """Check a path on the machine that is no place relative to another."""
+    if not value.startswith(("/", "~/")) or len(value) > _FAR_PATH_MAX:
+        raise ValueError("write an absolute path, or one that begins with ~/")
     return value
 
 

@@ -51,13 +51,18 @@ def clean(value: object, limit: int = _TEXT_MAX) -> str:
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 
-def error_of(outcome: Outcome, host: str, function: str) -> errors.TaskError | None:
-    """Word what ended a task on `host`; None for one that completed or was cancelled."""
+def error_of(outcome: Outcome, host: str, function: str) -> errors.SSHTimingError | None:
+    """Word what ended a task on `host`; None for one that completed or was cancelled.
+
+    All but one are a TaskError: what the machine has not got for a task keeps that from starting.
+    """
     if outcome.ended.get("status") in ("completed", "cancelled"):
         return None
     told = outcome.ended.get("error")
     told = told if isinstance(told, Mapping) else {}
     kind, text = str(told.get("class")), clean(told.get("text"))
+    if kind == "RemoteEnvError" and told.get("phase") == "queue":
+        return errors.RemoteEnvError(f"{host}: {function} {text}.")
     trace = clean(told.get("traceback") or "", _TRACEBACK_MAX)
     if kind == "RemoteEnvError":
         return StartedEnvError(_missing(outcome, host, function, told, text), trace)

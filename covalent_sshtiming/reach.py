@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from covalent_sshtiming import forms, settings
+from covalent_sshtiming import forms, resources, settings
 from covalent_sshtiming.electron import Call
 from covalent_sshtiming.errors import ConfigError
 from covalent_sshtiming.host.target import Target
@@ -79,12 +79,14 @@ def request_of(found: Settings, call: Call, task: tuple[str, int], key: str) -> 
     Raises:
         ConfigError: env_from names a variable that is not there.
     """
+    env = settings.passed_on(found, os.environ)
     spec = {
         "dispatch_id": task[0],
         "node_id": task[1],
         "workdir": found.remote_workdir,
         "unique": found.create_unique_workdir,
-        "env": settings.passed_on(found, os.environ),
+        "env": env,
+        "isolation": resources.isolation(found.isolation, env),
         "max_result_bytes": found.max_result_bytes,
     }
     head = {
@@ -99,6 +101,7 @@ def request_of(found: Settings, call: Call, task: tuple[str, int], key: str) -> 
         "linger": found.linger,
         "memory_limit": found.memory_limit,
         "process_limit": found.process_limit,
+        **resources.needs(found),
     }
     size, chunks = call.body(spec)
     return Request(key, head, size, chunks)

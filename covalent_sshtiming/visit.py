@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from covalent_sshtiming import outcomes, settings
-from covalent_sshtiming.errors import ConfigError, TaskError
+from covalent_sshtiming.errors import ConfigError, SSHTimingError
 from covalent_sshtiming.host import pool
 from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.task import Nowhere
@@ -128,7 +128,7 @@ class Visit:
         """
         await asyncio.to_thread(self._log.check_writable)
         file = ResultFile(job.key, self._settings.max_result_bytes)
-        error: TaskError | None
+        error: SSHTimingError | None
         path = None
         try:
             outcome = await self._host.attach(job.key, file)
@@ -144,8 +144,9 @@ class Visit:
         except OSError as cause:
             raise ConfigError(f"{cause}; the task stays there until it is fetched again.") from cause
         await self.forget([job])
-        trace = f"{error.traceback.rstrip()}\n" if error is not None and error.traceback else ""
-        return Brought(path, f"{trace}{error}" if error else "", self._log.path)
+        trace = str(getattr(error, "traceback", "")).rstrip()
+        told = f"{trace}\n{error}" if trace else str(error or "")
+        return Brought(path, told, self._log.path)
 
     def _known(self, job: Job, file: ResultFile) -> dict[str, Any]:
         return {

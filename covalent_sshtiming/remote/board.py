@@ -1,13 +1,16 @@
 """The board: memory that a worker shares with its supervisor, for what the one tells the other.
 
 Owns its layout: the call's first mark, which the supervisor needs where a task is killed in its call, and
-the worker's report. It takes no descriptor that a function could close and no disk that could be full.
+the worker's report. It takes no descriptor while a function runs, which could close it, and no disk, which
+could be full.
 """
 
 import json
 import math
 import mmap
+import os
 import struct
+import tempfile
 from typing import Any, Dict, NamedTuple, Optional
 
 SIZE = 4 << 20  # bytes of address space; of memory only what is written to
@@ -28,10 +31,18 @@ class FirstMark(NamedTuple):
 
 
 class Board:
-    """Zeros at first; a fork shares it."""
+    """Zeros at first; a fork shares it, and so does a program that is handed `handle`.
 
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, SIZE)
+    Whoever no longer hands it on closes `handle` by `keep_to_ourselves`.
+    """
+
+    def __init__(self, handle: "Optional[int]" = None) -> None:
+        self.handle = _memory_file() if handle is None else handle
+        self._memory = mmap.mmap(self.handle, SIZE)
+
+    def keep_to_ourselves(self) -> None:
+        """Close the descriptor; the memory stays."""
+        os.close(self.handle)
 
     def mark(self, wall: float, cpu: float, gap: "Optional[float]") -> None:
         """Leave the call's first mark."""
@@ -68,3 +79,14 @@ class Board:
     def close(self) -> None:
         """Let the memory go."""
         self._memory.close()
+
+
+def _memory_file() -> int:
+    """Return a new file of memory; a temporary file without a name where the system has none such."""
+    try:
+        handle = os.memfd_create("board")
+    except (AttributeError, OSError):
+        handle, path = tempfile.mkstemp()
+        os.unlink(path)
+    os.ftruncate(handle, SIZE)
+    return handle

@@ -100,6 +100,13 @@ class TimingRecord:
     stdout_bytes: int | None = None
     stderr_bytes: int | None = None
 
+    # GPUs, of tasks that asked for some: which, how busy they were in the call (0 to 1, their mean), the most
+    # memory in use on all together. Device-wide figures are the devices' own, with whatever else runs on them.
+    gpu_devices: str | None = None
+    gpu_utilization: float | None = None
+    gpu_memory_peak_bytes: int | None = None
+    gpu_device_wide: bool | None = None
+
     # The phases in the order they happen; those inside the task's process have CPU time too.
     phase_connect_wall_s: float | None = None
     phase_upload_wall_s: float | None = None

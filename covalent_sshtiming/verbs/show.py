@@ -35,6 +35,7 @@ _THEMES = (
         "Memory",
         ("rss_peak_bytes", "rss_peak_child_bytes", "memory_peak_bytes", "faults_minor", "faults_major"),
     ),
+    ("GPUs", ("gpu_devices", "gpu_utilization", "gpu_memory_peak_bytes", "gpu_device_wide")),
     ("Input, output", ("read_chars", "write_chars", "read_bytes", "write_bytes", "request_bytes")),
     ("", ("result_bytes", "stdout_bytes", "stderr_bytes", "ctx_voluntary", "ctx_involuntary")),
 )
