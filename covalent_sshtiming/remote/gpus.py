@@ -15,18 +15,18 @@ from . import aside
 from .needs import GPUS, Devices, Never
 
 ASK_SECONDS = 30.0  # a driver that nobody uses is loaded first, which takes seconds for each GPU
-_LATE_SECONDS = ASK_SECONDS + 5.0  # by then it hangs in the kernel, where nothing ends it
+_LATE_SECONDS = 5.0  # later it hangs in the kernel, where nothing ends it
 FORGET_SECONDS = 30.0
-_UNANSWERED = "nvidia-smi did not answer within %g s" % ASK_SECONDS
 _COMMAND = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
 _TEXT_MAX = 300  # characters
 
 
 class Finder:
-    """What `nvidia-smi` has told; it is asked at need."""
+    """What `nvidia-smi` has told; it is asked at need, and has so many seconds to answer."""
 
-    def __init__(self, selector: selectors.BaseSelector) -> None:
+    def __init__(self, selector: selectors.BaseSelector, patience: float = ASK_SECONDS) -> None:
         self._selector = selector
+        self._patience = patience
         self._link: "Optional[socket.socket]" = None
         self._heard = b""
         self._uuids: "Optional[Dict[str, str]]" = None
@@ -37,15 +37,15 @@ class Finder:
         """Return each GPU's UUID by its index; None while that is being asked."""
         late = time.monotonic() > self._until
         if self._link is not None and late:
-            self._answer({}, _UNANSWERED)
+            self._answer({}, _unanswered(self._patience))
         elif self._link is None and (self._uuids is None or (not self._uuids and late)):
             self._ask()
         return self._uuids
 
     def _ask(self) -> None:
         self._uuids, self._heard = None, b""
-        self._link = aside.start(_query)
-        self._until = time.monotonic() + _LATE_SECONDS
+        self._link = aside.start(lambda link: _query(link, self._patience))
+        self._until = time.monotonic() + self._patience + _LATE_SECONDS
         if self._link is not None:
             self._selector.register(self._link, selectors.EVENT_READ, lambda _: self._hear())
 
@@ -71,7 +71,7 @@ class Finder:
         self._until = time.monotonic() + FORGET_SECONDS
 
 
-def _query(link: socket.socket) -> None:
+def _query(link: socket.socket, patience: float) -> None:
     """Ask `nvidia-smi`, and send what it tells; the body of a process aside of the agent."""
     import subprocess
 
@@ -82,7 +82,7 @@ def _query(link: socket.socket) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=ASK_SECONDS,
+            timeout=patience,
             check=False,
         )
         said = ran.stdout.decode("utf-8", "replace")
@@ -92,8 +92,12 @@ def _query(link: socket.socket) -> None:
     except OSError as error:
         told["why"] = "nvidia-smi cannot be run: %s" % error.strerror
     except subprocess.TimeoutExpired:
-        told["why"] = _UNANSWERED
+        told["why"] = _unanswered(patience)
     link.sendall(json.dumps(told).encode())
+
+
+def _unanswered(patience: float) -> str:
+    return "nvidia-smi did not answer within %g s" % patience
 
 
 def _parse(text: str) -> "Dict[str, str]":

@@ -17,6 +17,7 @@ from . import gpus, needs, rooms
 from .needs import Never
 
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+_ORDER = "CUDA_DEVICE_ORDER"
 _SAFE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:"
 _NAME_MAX = 100
 
@@ -139,6 +140,8 @@ class Slots:
             if want.variable
         }
         environment = {variable: ",".join(values) for variable, values in given.items()}
+        if needs.GPUS in given and _ORDER not in os.environ:
+            environment[_ORDER] = "PCI_BUS_ID"  # as nvidia-smi counts; else CUDA puts the fastest one first
         cores = len(self._cpus)
         if needed.threads(cores) > 1:
             environment.update(dict.fromkeys(self._threads, str(needed.threads(cores))))
@@ -149,7 +152,8 @@ class Slots:
 
 
 def _name(variable: str, value: str) -> str:
-    """Return a device's name as that of a file."""
-    if len(value) > _NAME_MAX or value.strip(_SAFE):
-        value = "=" + hashlib.sha256(value.encode("utf-8", "surrogateescape")).hexdigest()[:32]
-    return "%s-%s" % (variable, value)
+    """Return what the file of a device's lock is called."""
+    name = "%s-%s" % (variable, value)
+    if len(name) > _NAME_MAX or name.strip(_SAFE):
+        return "device-=" + hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    return name

@@ -100,8 +100,8 @@ class TimingRecord:
     stdout_bytes: int | None = None
     stderr_bytes: int | None = None
 
-    # GPUs, of tasks that asked for some: which, how busy they were in the call (0 to 1, their mean), the most
-    # memory in use on all together. Device-wide figures are the devices' own, with whatever else runs on them.
+    # GPUs, of tasks that asked for some: which, how busy in the call (0 to 1, the mean of all), the most
+    # memory in use on all together. Device-wide figures are the devices' own, with all that runs on them.
     gpu_devices: str | None = None
     gpu_utilization: float | None = None
     gpu_memory_peak_bytes: int | None = None
