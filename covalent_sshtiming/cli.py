@@ -6,6 +6,11 @@ Data goes to stdout and words to stderr. Exit 0, 1 (it did not work, or the answ
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
+from typing import Any
+
 import click
 
 from covalent_sshtiming import __version__
@@ -22,7 +27,24 @@ from covalent_sshtiming.verbs.show import show
 from covalent_sshtiming.verbs.stats import stats
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+class _Verbs(click.Group):
+    """The verbs; a stdout that takes no more is said in a sentence."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno not in _NO_ROOM or error.filename:
+                raise
+            # Or the interpreter would try to write the rest, and complain once more.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise click.ClickException(f"the output cannot be written: {error.strerror}.") from error
+
+
+@click.group(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="covalent-sshtiming")
 def main() -> None:
     """Run Covalent electrons over SSH, and see what each of them cost."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +22,7 @@ Examples:
 @click.command(epilog=_EXAMPLES)
 @shared.files_argument
 @click.option(
-    "-o", "--output", default="timings.html", metavar="OUT", help="File to write; else timings.html."
+    "-o", "--output", default="timings.html", metavar="OUT", help="File, or - for stdout; else timings.html."
 )
 @click.option("--title", default="Timings", metavar="TEXT", help="The page's heading.")
 @shared.selecting
@@ -33,7 +32,6 @@ def report(*, files: tuple[str, ...], output: str, title: str, chosen: Selection
     A timeline by machine, CPU against wall time, phases, the spread of each function, and all tasks to sort
     and filter. Opens in any browser of the last years, light or dark as that is.
     """
-    from covalent_sshtiming.timing.export import Unwritable, whole_file
     from covalent_sshtiming.timing.html import NEEDED, Page
     from covalent_sshtiming.timing.report import SELECTED_BY
 
@@ -41,10 +39,7 @@ def report(*, files: tuple[str, ...], output: str, title: str, chosen: Selection
     page = Page()
     with shared.reading_errors():
         page.add(chosen.of(log.rows({*NEEDED, *SELECTED_BY})))
-    try:
-        with whole_file(Path(output)) as out:
-            out.writelines(page.pieces(title, [path.name for path in log.files]))
-    except Unwritable as error:
-        raise click.ClickException(f"{error.filename} cannot be written: {error.strerror}.") from error
+    with shared.writing(output) as out:
+        out.writelines(page.pieces(title, [path.name for path in log.files]))
     shared.speak_of(log, shown=page.count)
-    click.echo(f"{output}: {page.count} {'task' if page.count == 1 else 'tasks'}.", err=True)
+    shared.speak_of_file(output, page.count)

@@ -6,10 +6,11 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import click
 
@@ -84,6 +85,27 @@ def speak_of(log: Reader, *, shown: int) -> None:
         click.echo(f"Left out: {count} no record.", err=True)
     if not shown:
         click.echo(f"No task to show in {', '.join(map(str, log.files))}.", err=True)
+
+
+@contextmanager
+def writing(output: str) -> Iterator[IO[bytes]]:
+    """Open the file that -o names, or stdout for "-"; one that cannot be written ends the command."""
+    from covalent_sshtiming.timing.export import Unwritable, whole_file
+
+    if output == "-":
+        yield sys.stdout.buffer
+        return
+    try:
+        with whole_file(Path(output)) as file:
+            yield file
+    except Unwritable as error:
+        raise click.ClickException(f"{error.filename} cannot be written: {error.strerror}.") from error
+
+
+def speak_of_file(output: str, count: int) -> None:
+    """Say on stderr how many tasks a file has."""
+    if output != "-":
+        click.echo(f"{output}: {count} {'task' if count == 1 else 'tasks'}.", err=True)
 
 
 def files_argument(function: Callable[..., Any]) -> Callable[..., Any]:
