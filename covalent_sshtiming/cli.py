@@ -26,7 +26,6 @@ from covalent_sshtiming.verbs.rotate import rotate
 from covalent_sshtiming.verbs.show import show
 from covalent_sshtiming.verbs.stats import stats
 
-
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 

@@ -156,9 +156,7 @@ def test_what_is_there_and_no_file_stays(home: Path, tmp_path: Path, verb: tuple
     assert not (tmp_path / "-").exists()
 
 
-@pytest.mark.parametrize(
-    "verb", ["log", "stats --json", "show 74b88fbe", "export", "report -o -"], ids=lambda verb: verb.split()[0]
-)
+@pytest.mark.parametrize("verb", ["log", "stats --json", "show 74b88fbe", "export", "report -o -"])
 def test_a_stdout_without_room_is_said(home: Path, verb: str) -> None:
     """A full disk behind stdout is exit 1 and a sentence."""
     command = [sys.executable, "-m", "covalent_sshtiming", *verb.split(), "log.jsonl"]

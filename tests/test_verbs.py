@@ -207,6 +207,28 @@ def test_sentences_shards_gzip_and_globs_are_read(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("packed", [(), ("--gzip",)], ids=["plain", "gzip"])
+def test_a_rotated_log_is_read_once(tmp_path: Path, packed: tuple[str, ...]) -> None:
+    """A glob over all files of a log, or a shell's list of them, counts each task once."""
+    made = [one for one in timings.records(60) if one.kind == "electron" and one.cpu_s is not None]
+    log = TimingLog(tmp_path / "timing.log")
+    for one in made[:20]:
+        log.append(one)
+    assert run_verb("rotate", "timing.log", *packed, home=tmp_path).code == 0
+    for one in made[20:40]:
+        log.append(one)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 4
+    for asked in (["timing.log*"], names):
+        (group,) = json.loads(
+            told("stats", "--by", "status", "--status", "completed", "--json", *asked, home=tmp_path)
+        )
+        assert group["count"] == sum(one.status == "completed" for one in made[:40])
+    (sentences,) = [name for name in names if ".jsonl" not in name and name != "timing.log"]
+    rows = json.loads(told("log", sentences, "-n", "0", "--json", home=tmp_path))
+    assert {row["record_id"] for row in rows} == {one.record_id for one in made[:20]}
+
+
 def test_damaged_gzip_is_read_up_to_the_damage(tmp_path: Path) -> None:
     """A packed log that was cut off gives the records before that, and one bad line."""
     text = "".join(f"{one.to_json()}\n" for one in timings.records(400)).encode()
@@ -369,7 +391,7 @@ def test_rotating_loses_no_line(tmp_path: Path) -> None:
 
     def write(name: int) -> None:
         number = 0
-        while number < 60 or not rotated.is_set():  # so that each rotation finds something, however slow it is
+        while number < 60 or not rotated.is_set():  # so that each rotation finds something, however slow
             log.append(
                 TimingRecord(record_id=f"{name}-{number}", kind="electron", cpu_s=1.0, dispatch_id="d")
             )

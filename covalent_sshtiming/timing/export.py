@@ -81,7 +81,7 @@ class Unwritable(OSError):
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that gets its name when the block has ended well, and else is gone.
 
-    Of a link, what it leads to is written. What is there and is no file, as /dev/stdout or a named pipe, stays
+    Of a link, what it leads to is written. What is there and is no file, such as a pipe, stays
     and is written to.
 
     Raises:
