@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from covalent_sshtiming.verbs import shared
+from covalent_sshtiming.verbs.tables import console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,7 +117,7 @@ def _printer(found: list[Step]) -> Callable[[Step], None]:
     """Return what prints a step as it comes, and keeps it."""
     from covalent_sshtiming.checking.walk import STEPS
 
-    out = shared.console()
+    out = console()
     width = max(map(len, STEPS))
 
     def report(step: Step) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from covalent_sshtiming.verbs import shared
-from covalent_sshtiming.verbs.shared import Column
+from covalent_sshtiming.verbs.tables import Column, write_table
 
 if TYPE_CHECKING:
     from covalent_sshtiming.timing.change import Change, Limit
@@ -90,7 +90,7 @@ def compare(
     if form != "table":
         shared.write_data(form, [one.to_dict() for one in found])
     elif found:
-        shared.write_table(_COLUMNS, [_cells(one, figure) for one in found])
+        write_table(_COLUMNS, [_cells(one, figure) for one in found])
     for log in [side.log for side in sides][: 1 if sides[0].log.files == sides[1].log.files else 2]:
         shared.speak_of(log, shown=len(found))
     broken = [(one, limit) for limit in limits for one in found if _breaks(one, limit)]

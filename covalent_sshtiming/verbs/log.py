@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import heapq
 import itertools
 import time
@@ -12,7 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from covalent_sshtiming.verbs import shared
-from covalent_sshtiming.verbs.shared import Column
+from covalent_sshtiming.verbs.tables import (
+    Column,
+    aligned,
+    console,
+    shortened,
+    speak_of_gone,
+    that_fit,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,11 +60,24 @@ _USUAL = (
     _Shown(_EFFICIENCY, Column("eff.", figures=True, goes=7)),
     _Shown("rss_peak_bytes", Column("peak", figures=True, goes=6)),
 )
+# Of a log of sentences nothing else is known.
+_OF_SENTENCES = (
+    _Shown("dispatch_id", Column("dispatch")),
+    _Shown("node_id", Column("node", figures=True)),
+    _Shown("cpu_s", Column("CPU", figures=True)),
+)
 
 
 @click.command(epilog=_EXAMPLES)
 @shared.files_argument
-@click.option("-n", "count", default=20, metavar="N", help="How many; 0 is all. Otherwise 20.")
+@click.option(
+    "-n",
+    "count",
+    default=20,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="How many; 0 is all. Otherwise 20.",
+)
 @click.option("--sort", metavar="FIELD", help="The largest of this field first, instead of the newest.")
 @click.option("--fields", metavar="A,B,...", help="These fields of the record; `all` is every one.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with those that come, until Ctrl-C.")
@@ -81,14 +103,17 @@ def log(
     if follow and (sort or form == "csv"):
         raise click.UsageError("-f goes with neither --sort nor --csv.")
     if follow:
-        _follow(files, count, names, chosen, form)
+        with contextlib.suppress(KeyboardInterrupt):  # which is how it ends
+            _follow(files, count, names, chosen, form)
         return
     source = shared.open_log(files)
     with shared.reading_errors():
         rows = _largest(chosen.of(source.rows(_needed(names, by))), by, count)
     if form == "table":
+        if fields is None and not any(row.record_id or row.function for row in rows):
+            names = [shown.field for shown in _OF_SENTENCES]
         if rows:
-            shared.write_table(_columns(names), [_cells(row, names) for row in rows])
+            write_table(_columns(names), [_cells(row, names) for row in rows])
     else:
         shared.write_data(form, [{name: _value(row, name) for name in names} for row in rows])
     shared.speak_of(source, shown=len(rows))
@@ -102,7 +127,10 @@ def _names(fields: str | None, form: str) -> list[str]:
         return [shown.field for shown in _USUAL] + (["dispatch_id", "node_id"] if form != "table" else [])
     if fields == "all":
         return list(FIELDS)
-    return [_field(name.strip()) for name in fields.split(",") if name.strip()]
+    names = [_field(name.strip()) for name in fields.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("--fields is empty: write names of fields, with commas between, or `all`.")
+    return list(dict.fromkeys(names))
 
 
 def _field(name: str) -> str:
@@ -150,10 +178,10 @@ def _largest(rows: Iterable[Any], by: str, count: int) -> list[Any]:
 
 
 def _columns(names: Sequence[str]) -> list[Column]:
-    usual = {shown.field: shown.column for shown in _USUAL}
-    if list(names) == list(usual):
-        return list(usual.values())
-    return [Column(name, figures=name not in _TEXTS) for name in names]
+    for usual in (_USUAL, _OF_SENTENCES):
+        if [shown.field for shown in usual] == list(names):
+            return [shown.column for shown in usual]
+    return [Column(name, figures=name not in _TEXTS, goes=place) for place, name in enumerate(names)]
 
 
 _TEXTS = {"record_id", "dispatch_id", "function", "host", "hostname", "status", "kind", "error_type"}
@@ -212,25 +240,27 @@ def _follow(files: tuple[str, ...], count: int, names: list[str], chosen: Select
 
 
 class _Aligned:
-    """Lines one by one, in columns that grow where they have to."""
+    """Lines one by one, in columns that grow where they have to, as far as the terminal has room."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._columns = _columns(names)
         least = {"submitted_at": 19, "function": 16, "host": 12, "status": 9, "record_id": 8}
         self._widths = [max(len(c.head), least.get(n, 8)) for c, n in zip(self._columns, names, strict=True)]
+        self._room = console().width
+        self._kept = that_fit(self._columns, self._widths, self._room)
         self._begun = False
 
     def write(self, row: Any) -> None:
         if not self._begun:
             self._begun = True
+            speak_of_gone(self._columns, self._kept)
             self._line([column.head for column in self._columns])
         self._line(_cells(row, self._names))
 
     def _line(self, cells: Sequence[str]) -> None:
-        self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
-        padded = (
-            cell.rjust(width) if column.figures else cell.ljust(width)
-            for cell, width, column in zip(cells, self._widths, self._columns, strict=True)
-        )
-        click.echo("  ".join(padded).rstrip())
+        from rich.cells import cell_len
+
+        self._widths = [max(width, cell_len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
+        widths = shortened(self._columns, self._widths, self._kept, self._room)
+        click.echo("  ".join(aligned(cells[i], widths[i], self._columns[i]) for i in self._kept).rstrip())

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from covalent_sshtiming.timing.reading import Reader
 
 _STATUSES = ("completed", "failed", "cancelled", "killed", "timeout", "lost")
@@ -179,53 +176,3 @@ def write_data(form: str, objects: Sequence[dict[str, Any]]) -> None:
 
         lines = [separated.row(list(objects[0])), *(separated.row(list(one.values())) for one in objects)]
         click.echo(b"".join(lines), nl=False)
-
-
-class Column(NamedTuple):
-    """A column of a table: its head, whether it holds figures, and when it goes; 0 never does.
-
-    Where the terminal is too narrow for all columns, those with the highest `goes` go first.
-    """
-
-    head: str
-    figures: bool = False
-    goes: int = 0
-
-
-def console() -> Console:
-    """Return the console of stdout; without a terminal it is as wide as what is written on it."""
-    from rich.console import Console
-
-    width = None if sys.stdout.isatty() or os.environ.get("COLUMNS") else 10_000
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=False, width=width)
-
-
-def write_table(columns: Sequence[Column], lines: Iterable[Sequence[str]]) -> None:
-    """Print a table that fits the terminal; says on stderr which columns had no room."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    out = console()
-    cells = [list(line) for line in lines]
-    widths = [max(len(c.head), *(len(line[i]) for line in cells), 1) for i, c in enumerate(columns)]
-    kept = _that_fit(columns, widths, out.width)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for i in kept:
-        table.add_column(columns[i].head, justify="right" if columns[i].figures else "left", no_wrap=True)
-    for line in cells:
-        table.add_row(*(Text(line[i], overflow="ellipsis") for i in kept))
-    out.print(table)
-    gone = [column.head for i, column in enumerate(columns) if i not in kept]
-    if gone:
-        click.echo(f"No room for: {', '.join(gone)}", err=True)
-
-
-def _that_fit(columns: Sequence[Column], widths: Sequence[int], room: int) -> list[int]:
-    kept = list(range(len(columns)))
-    while sum(widths[i] + 2 for i in kept) - 2 > room:
-        leaving = max(kept, key=lambda i: (columns[i].goes, i))
-        if not columns[leaving].goes:
-            break
-        kept.remove(leaving)
-    return kept

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from covalent_sshtiming.verbs import shared
+from covalent_sshtiming.verbs.tables import console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,6 +39,7 @@ _THEMES = (
     ("Input, output", ("read_chars", "write_chars", "read_bytes", "write_bytes", "request_bytes")),
     ("", ("result_bytes", "stdout_bytes", "stderr_bytes", "ctx_voluntary", "ctx_involuntary")),
 )
+_ROOM_FOR_CPU = 50  # columns, below which the bars need that of the phases' CPU time
 _UNITS = {
     "attempt": "",
     "cores_available": "cores",
@@ -76,7 +78,7 @@ def show(*, identity: str, files: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(found[0].to_json())
     else:
-        _print(shared.console(), found[0])
+        _print(console(), found[0])
 
 
 def _print(out: Console, record: TimingRecord) -> None:
@@ -122,15 +124,20 @@ def _print_phases(out: Console, record: TimingRecord, width: int) -> None:
     if not known or not whole:
         return
     mark = "█" if out.encoding.lower().startswith("utf") else "#"
-    room = max(10, width - 36)
+    with_cpu = width >= _ROOM_FOR_CPU
+    room = max(1, width - (36 if with_cpu else 25))
+
+    def front(name: str, wall: str, cpu: str) -> str:
+        return f"{name:<10}{wall:>10}" + (f"{cpu:>11}" if with_cpu else "")
+
     out.print()
-    out.print(Text(f"{'Phase':<10}{'wall':>10}{'CPU':>11}", "bold"))
+    out.print(Text(front("Phase", "wall", "CPU"), "bold"))
     before = 0.0
     for name, wall, cpu in known:
         start, end = (round(room * part / whole) for part in (before, before + (wall or 0.0)))
         start = min(start, room - 1)
         bar = " " * start + mark * max(1, end - start)
-        out.print(Text(f"{name:<10}{duration(wall):>10}{duration(cpu):>11}   {bar}", no_wrap=True))
+        out.print(Text(f"{front(name, duration(wall), duration(cpu))}   {bar}", no_wrap=True))
         before += wall or 0.0
     out.print(Text(f"{'in all':<10}{duration(whole):>10}"))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from covalent_sshtiming.verbs import shared
-from covalent_sshtiming.verbs.shared import Column
+from covalent_sshtiming.verbs.tables import Column, write_table
 
 if TYPE_CHECKING:
     from covalent_sshtiming.timing.report import Selection
@@ -60,7 +60,7 @@ def stats(*, files: tuple[str, ...], by: str, chosen: Selection, form: str) -> N
         columns = [*(Column(name) for name in _names(by)), *_FIGURES]
         keys = ([NOTHING if key is None else str(key) for key in group.keys.values()] for group in groups)
         lines = [[*key, *cells(group)] for key, group in zip(keys, groups, strict=True)]
-        shared.write_table(columns, lines)
+        write_table(columns, lines)
     shared.speak_of(log, shown=len(groups))
 
 
