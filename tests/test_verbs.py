@@ -188,6 +188,31 @@ def test_torn_and_foreign_lines_are_counted_on_stderr(tmp_path: Path) -> None:
     assert foreign.err == "Left out: 2 lines that are no record.\nNo task to show in foreign.jsonl.\n"
 
 
+@pytest.mark.parametrize("verb", ["show zz foreign.jsonl", "compare foreign.jsonl one.jsonl"])
+def test_bad_lines_are_counted_also_where_there_is_nothing(tmp_path: Path, verb: str) -> None:
+    """`show` and `compare` that find no task say that there were lines which are no record."""
+    timings.write(tmp_path / "one.jsonl", timings.records(2)[:1])
+    (tmp_path / "foreign.jsonl").write_text('{"level":"info"}\nx,y,z\n')
+    ran = run_verb(*verb.split(), home=tmp_path)
+    assert (ran.out, ran.code) == ("", 1)
+    assert ran.err.startswith("Left out: 2 lines that are no record.\nError: no task ")
+
+
+def test_records_of_another_version_are_told_from_rubbish(tmp_path: Path) -> None:
+    """A record of a later schema is left out by its name; one of a later minor of ours is read."""
+    one = json.loads(timings.records(2)[0].to_json())
+    schemas = ("sshtiming.task/1.3", "sshtiming.task/2", "sshtiming.task/10\x1b[31m", "sshtiming.task/2")
+    lines = [json.dumps({**one, "schema": schema, "record_id": f"{n}"}) for n, schema in enumerate(schemas)]
+    (tmp_path / "mixed.jsonl").write_text("\n".join([*lines, "rubbish", ""]))
+    ran = run_verb("log", "mixed.jsonl", "--json", home=tmp_path)
+    assert ([row["record_id"] for row in json.loads(ran.out)], ran.code) == (["0"], 0)
+    assert ran.err == (
+        "Left out: 1 line that is no record.\n"
+        "Left out: 3 records of another version (sshtiming.task/2, sshtiming.task/10[31m); "
+        "read them with the covalent-sshtiming that wrote them.\n"
+    )
+
+
 def test_sentences_shards_gzip_and_globs_are_read(tmp_path: Path) -> None:
     """A log is the same whether whole, in shards, packed or named by a glob; sentences as far as they go."""
     made = timings.records(60)

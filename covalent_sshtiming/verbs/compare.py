@@ -141,6 +141,7 @@ def _rows(side: _Side, names: set[str]) -> list[Any]:
     rows = list(side.chosen.of(side.log.rows(names)))
     where = ", ".join(map(str, side.log.files))
     if not rows:
+        shared.speak_of_left_out(side.log)
         raise click.ClickException(
             f"{side.name!r:.80} is no log, and no task in {where} is of such a dispatch or period."
             if side.chosen.dispatch == side.name

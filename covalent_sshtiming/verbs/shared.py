@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from covalent_sshtiming.timing.reading import Reader
 
 _STATUSES = ("completed", "failed", "cancelled", "killed", "timeout", "lost")
+_SCHEMAS = 3  # that are named
 
 
 def configured_logs() -> list[Path]:
@@ -76,12 +77,25 @@ class reading_errors:  # noqa: N801 - a context manager, named like contextlib's
 
 
 def speak_of(log: Reader, *, shown: int) -> None:
-    """Say on stderr what the listing cannot: lines that are no record, and that there was nothing."""
-    if log.bad_lines:
-        count = "1 line that is" if log.bad_lines == 1 else f"{log.bad_lines} lines that are"
-        click.echo(f"Left out: {count} no record.", err=True)
+    """Say on stderr what the listing cannot: lines that were left out, and that there was nothing."""
+    speak_of_left_out(log)
     if not shown:
         click.echo(f"No task to show in {', '.join(map(str, log.files))}.", err=True)
+
+
+def speak_of_left_out(log: Reader) -> None:
+    """Say on stderr how many lines are no record, and how many are records of another version."""
+    others = log.others.total()
+    bad = log.bad_lines - others
+    if bad:
+        click.echo(f"Left out: {bad} {'line that is' if bad == 1 else 'lines that are'} no record.", err=True)
+    if others:
+        schemas = ", ".join(list(log.others)[:_SCHEMAS])
+        click.echo(
+            f"Left out: {others} {'record' if others == 1 else 'records'} of another version ({schemas}); "
+            "read them with the covalent-sshtiming that wrote them.",
+            err=True,
+        )
 
 
 @contextmanager

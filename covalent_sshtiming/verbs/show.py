@@ -66,6 +66,7 @@ def show(*, identity: str, files: tuple[str, ...], as_json: bool) -> None:
     log = shared.open_log(files)
     with shared.reading_errors():
         found = log.find(identity)
+    shared.speak_of_left_out(log)
     if not found:
         raise click.ClickException(
             f"no task has an id that begins with {identity!r} in {', '.join(map(str, log.files))}."
