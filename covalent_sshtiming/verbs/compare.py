@@ -77,7 +77,7 @@ def compare(
 
     A and B are logs, dispatches (the beginning of an id will do) or periods: FROM..TO, where either may be
     absent. Only tasks that completed count. The interval is that of a bootstrap; where it leaves 0 out,
-    a function takes "more" or "less", and it takes six tasks on each side to say so.
+    a function takes "more" or "less". It takes six tasks on each side to say so, for p95 twenty.
     """
     from covalent_sshtiming.timing.change import changes, costs
     from covalent_sshtiming.timing.report import SELECTED_BY
