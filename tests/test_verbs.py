@@ -287,6 +287,8 @@ def test_logs_of_covalent_conf_are_the_default(tmp_path: Path) -> None:
     assert "all.log.jsonl has " in ran.err
     assert "Nothing is there yet." in ran.err
     listed = json.loads(told("path", "--json", home=tmp_path))
+    rows = list(csv.DictReader(io.StringIO(told("path", "--csv", home=tmp_path))))
+    assert [one["file"] for one in rows] == [one["file"] for one in listed]
     assert {one["file"]: one["bytes"] is None for one in listed} == {
         str(tmp_path / "all.log"): True,
         str(tmp_path / "all.log.jsonl"): False,

@@ -49,11 +49,9 @@ _NARROW = 40  # columns for the details, below which they go under their step
     is_flag=True,
     help="Let the running Covalent server do it: its key agent, PATH and covalent.conf count, not yours.",
 )
-@click.option("--json", "as_json", is_flag=True, help="A list of flat objects, unrounded.")
+@shared.listing
 @click.option("--in-server", is_flag=True, hidden=True)  # what --through-dispatcher runs over there
-def check(
-    *, host: str, options: Sequence[str], through_dispatcher: bool, as_json: bool, in_server: bool
-) -> None:
+def check(*, host: str, options: Sequence[str], through_dispatcher: bool, form: str, in_server: bool) -> None:
     """Connect to HOST as an electron would, step by step, and time each step.
 
     HOST is a machine of covalent.conf, or [user@]machine[:port]. The first step that fails is explained
@@ -63,10 +61,10 @@ def check(
     overrides = dict(map(_override, options))
     steps = _far_steps(host, options) if through_dispatcher else None
     found: list[Step] = []
-    report = found.append if as_json else _printer(found)
+    report = _printer(found) if form == "table" else found.append
     good = _replayed(steps, report) if steps is not None else _walked(host, overrides, report, in_server)
-    if as_json:
-        shared.write_data("json", [step.to_dict() for step in found])
+    if form != "table":
+        shared.write_data(form, [step.to_dict() for step in found])
     if not good:
         raise click.exceptions.Exit(1)
 
