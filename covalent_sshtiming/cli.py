@@ -30,7 +30,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 class _Verbs(click.Group):
-    """The verbs; a stdout that takes no more is said in a sentence."""
+    """The verbs in the order of their use; a stdout that takes no more is said in a sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's own signature
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -34,7 +34,7 @@ _STATES: dict[bool | None, tuple[str, str]] = {
 _NARROW = 40  # columns for the details, below which they go under their step
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Go to a machine step by step; say what fails.")
 @click.argument("host", metavar="HOST")
 @click.option(
     "-o",

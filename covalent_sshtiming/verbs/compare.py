@@ -55,7 +55,7 @@ def _limits(_context: click.Context, _parameter: click.Parameter, values: tuple[
         raise click.BadParameter(f"{error}.") from error
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="What has changed between two logs or periods.")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option("--log", "logs", multiple=True, metavar="FILE", help="Log of dispatches and periods.")

@@ -23,7 +23,7 @@ Examples:
 _FORMS = ("csv", "parquet", "trace")
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="CSV, Parquet or a Chrome trace.")
 @shared.files_argument
 @click.option(
     "-o", "--output", default="-", metavar="OUT", help="File; its name's end says the form. Else stdout."

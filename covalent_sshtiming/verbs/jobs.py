@@ -34,7 +34,7 @@ _COLUMNS = (
 )
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Tasks of yours that are still on a machine.")
 @click.argument("host", metavar="HOST")
 @click.option("--fetch", metavar="KEY|all", help="Bring a finished task's record and result home.")
 @click.option("--kill", metavar="KEY", help="End a task with all its processes.")

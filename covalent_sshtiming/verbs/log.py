@@ -68,7 +68,7 @@ _OF_SENTENCES = (
 )
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="The newest tasks; with -f those that come.")
 @shared.files_argument
 @click.option(
     "-n",

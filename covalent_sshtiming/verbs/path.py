@@ -14,7 +14,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Where the timing log is.")
 @shared.listing
 def path(*, form: str) -> None:
     """Print where the configured timing log is; several, if machines in covalent.conf have their own.

@@ -19,7 +19,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="One HTML file with charts and a table.")
 @shared.files_argument
 @click.option(
     "-o", "--output", default="timings.html", metavar="OUT", help="File, or - for stdout; else timings.html."

@@ -54,7 +54,7 @@ _UNITS = {
 }
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="One task: phases, figures, what to keep in mind.")
 @click.argument("identity", metavar="ID")
 @shared.files_argument
 @click.option("--json", "as_json", is_flag=True, help="The record as one object.")

@@ -32,7 +32,7 @@ _FIGURES = (
 )
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="What functions, machines and dispatches cost.")
 @shared.files_argument
 @click.option("--by", default="function", metavar="A,B,...", help="Of function, host, dispatch and status.")
 @shared.selecting
