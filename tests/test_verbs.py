@@ -208,8 +208,8 @@ def test_records_of_another_version_are_told_from_rubbish(tmp_path: Path) -> Non
     assert ([row["record_id"] for row in json.loads(ran.out)], ran.code) == (["0"], 0)
     assert ran.err == (
         "Left out: 1 line that is no record.\n"
-        "Left out: 3 records of another version (sshtiming.task/2, sshtiming.task/10[31m); "
-        "read them with the covalent-sshtiming that wrote them.\n"
+        "Left out: 3 records that another version wrote (sshtiming.task/2, sshtiming.task/10[31m); "
+        "only that version reads them.\n"
     )
 
 

@@ -91,9 +91,9 @@ def speak_of_left_out(log: Reader) -> None:
         click.echo(f"Left out: {bad} {'line that is' if bad == 1 else 'lines that are'} no record.", err=True)
     if others:
         schemas = ", ".join(list(log.others)[:_SCHEMAS])
+        records, them = ("1 record", "it") if others == 1 else (f"{others} records", "them")
         click.echo(
-            f"Left out: {others} {'record' if others == 1 else 'records'} of another version ({schemas}); "
-            "read them with the covalent-sshtiming that wrote them.",
+            f"Left out: {records} that another version wrote ({schemas}); only that version reads {them}.",
             err=True,
         )
 
