@@ -7,7 +7,8 @@ import contextlib
 import heapq
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
@@ -16,6 +17,7 @@ from covalent_sshtiming.verbs import shared
 from covalent_sshtiming.verbs.tables import (
     Column,
     aligned,
+    cells_wide,
     console,
     shortened,
     speak_of_gone,
@@ -113,9 +115,9 @@ def log(
         if fields is None and not any(row.record_id or row.function for row in rows):
             names = [shown.field for shown in _OF_SENTENCES]
         if rows:
-            write_table(_columns(names), [_cells(row, names) for row in rows])
+            write_table(_columns(names), _lines(rows, names))
     else:
-        shared.write_data(form, [{name: _value(row, name) for name in names} for row in rows])
+        shared.write_data(form, _objects(rows, names))
     shared.speak_of(source, shown=len(rows))
 
 
@@ -153,20 +155,22 @@ def _needed(names: Iterable[str], *more: str) -> set[str]:
     return wanted - {_EFFICIENCY} | {*_EFFICIENCY_OF} if _EFFICIENCY in wanted else wanted
 
 
-def _value(row: Any, name: str) -> Any:
+def _getter(name: str) -> Callable[[Any], Any]:
+    """Return the function from a row to its value of this name."""
     from covalent_sshtiming.timing.report import efficiency
 
-    if name == _EFFICIENCY:
-        return efficiency(row.cpu_s, row.wall_s, row.cores_available)
-    return getattr(row, name)
+    if name != _EFFICIENCY:
+        return attrgetter(name)
+    return lambda row: efficiency(row.cpu_s, row.wall_s, row.cores_available)
 
 
 def _largest(rows: Iterable[Any], by: str, count: int) -> list[Any]:
     """Return the rows with the largest values; of equal ones, and of those without any, the later first."""
     order = itertools.count()
+    value_of = _getter(by)
 
     def key(pair: tuple[int, Any]) -> tuple[bool, Any, int]:
-        value = _value(pair[1], by)
+        value = value_of(pair[1])
         return value is not None, 0 if value is None else value, pair[0]
 
     numbered = ((next(order), row) for row in rows)
@@ -187,26 +191,32 @@ def _columns(names: Sequence[str]) -> list[Column]:
 _TEXTS = {"record_id", "dispatch_id", "function", "host", "hostname", "status", "kind", "error_type"}
 
 
-def _cells(row: Any, names: Sequence[str]) -> list[str]:
-    return [_cell(name, _value(row, name)) for name in names]
+def _objects(rows: Iterable[Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield each row for programs."""
+    ways = [(name, _getter(name)) for name in names]
+    for row in rows:
+        yield {name: get(row) for name, get in ways}
 
 
-def _cell(name: str, value: Any) -> str:
+def _lines(rows: Iterable[Any], names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield each row as it is to be read."""
+    from covalent_sshtiming.timing.units import NOTHING
+
+    ways = [(_getter(name), _wording(name)) for name in names]
+    for row in rows:
+        yield [NOTHING if (value := get(row)) is None else word(value) for get, word in ways]
+
+
+def _wording(name: str) -> Callable[[Any], str]:
+    """Return how a field's values are worded."""
     from covalent_sshtiming.timing import units
 
-    if value is None:
-        return units.NOTHING
     if name == "record_id":
-        return str(value)[:8]
+        return lambda value: str(value)[:8]
     if name == _EFFICIENCY:
-        return units.share(value)
-    if name.endswith("_at"):
-        return units.moment(value)
-    if name.endswith("_s"):
-        return units.duration(value)
-    if name.endswith("_bytes"):
-        return units.size(value)
-    return str(value)
+        return units.share
+    ends: dict[str, Callable[[Any], str]] = {"_at": units.moment, "_s": units.duration, "_bytes": units.size}
+    return next((word for end, word in ends.items() if name.endswith(end)), str)
 
 
 def _follow(files: tuple[str, ...], count: int, names: list[str], chosen: Selection, form: str) -> None:
@@ -223,7 +233,8 @@ def _follow(files: tuple[str, ...], count: int, names: list[str], chosen: Select
     if form == "json":
 
         def printed(row: Any) -> None:
-            click.echo(json.dumps({name: _value(row, name) for name in names}, ensure_ascii=False))
+            (told,) = _objects([row], names)
+            click.echo(json.dumps(told, ensure_ascii=False))
     else:
         printed = _Aligned(names).write
     there = (row for line in tail.new() if (row := decode(line)) is not None and matches(row))
@@ -256,11 +267,10 @@ class _Aligned:
             self._begun = True
             speak_of_gone(self._columns, self._kept)
             self._line([column.head for column in self._columns])
-        self._line(_cells(row, self._names))
+        (cells,) = _lines([row], self._names)
+        self._line(cells)
 
     def _line(self, cells: Sequence[str]) -> None:
-        from rich.cells import cell_len
-
-        self._widths = [max(width, cell_len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
+        self._widths = [max(width, cells_wide(cell)) for width, cell in zip(self._widths, cells, strict=True)]
         widths = shortened(self._columns, self._widths, self._kept, self._room)
         click.echo("  ".join(aligned(cells[i], widths[i], self._columns[i]) for i in self._kept).rstrip())

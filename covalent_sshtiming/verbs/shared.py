@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _STATUSES = ("completed", "failed", "cancelled", "killed", "timeout", "lost")
 _SCHEMAS = 3  # that are named
+_TOGETHER = 1000  # objects in one write
 
 
 def configured_logs() -> list[Path]:
@@ -180,13 +182,26 @@ def listing(function: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
-def write_data(form: str, objects: Sequence[dict[str, Any]]) -> None:
+def write_data(form: str, objects: Iterable[dict[str, Any]]) -> None:
     """Print flat objects of equal keys as JSON or CSV; an absent value is null, or an empty cell."""
-    if form == "json":
-        text = ",\n".join(json.dumps(one, ensure_ascii=False) for one in objects)
-        click.echo(f"[\n{text}\n]" if objects else "[]")
-    elif objects:
-        from covalent_sshtiming.timing import separated
+    chunks = (_json if form == "json" else _csv)(iter(objects))
+    for chunk in chunks:
+        click.echo(chunk, nl=False)
 
-        lines = [separated.row(list(objects[0])), *(separated.row(list(one.values())) for one in objects)]
-        click.echo(b"".join(lines), nl=False)
+
+def _json(objects: Iterator[dict[str, Any]]) -> Iterator[str]:
+    before = "[\n"
+    while some := list(itertools.islice(objects, _TOGETHER)):
+        yield before + ",\n".join(json.dumps(one, ensure_ascii=False) for one in some)
+        before = ",\n"
+    yield "[]\n" if before == "[\n" else "\n]\n"
+
+
+def _csv(objects: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+    from covalent_sshtiming.timing import separated
+
+    heads = True
+    while some := list(itertools.islice(objects, _TOGETHER)):
+        rows = [list(some[0])] * heads + [list(one.values()) for one in some]
+        yield b"".join(map(separated.row, rows))
+        heads = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _BETWEEN = 2
+_TOGETHER = 1000  # lines in one write
 _READABLE, _LEAST = 24, 4  # of a text: shortened to the first before a column goes, to the second if it must
 
 
@@ -38,22 +39,19 @@ def console() -> Console:
 
 def write_table(columns: Sequence[Column], lines: Iterable[Sequence[str]]) -> None:
     """Print a table that fits the terminal; says on stderr which columns had no room."""
-    from rich import box
-    from rich.cells import cell_len
-    from rich.table import Table
     from rich.text import Text
 
     out = console()
-    cells = [list(line) for line in lines]
-    widths = [max(cell_len(c.head), *(cell_len(line[i]) for line in cells), 1) for i, c in enumerate(columns)]
+    cells = [list(column) for column in zip([column.head for column in columns], *lines, strict=True)]
+    widths = [max(map(cells_wide, column)) for column in cells]
     kept = that_fit(columns, widths, out.width)
     widths = shortened(columns, widths, kept, out.width)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
-    for i in kept:
-        table.add_column(columns[i].head, justify=_side(columns[i]), no_wrap=True, width=widths[i])
-    for line in cells:
-        table.add_row(*(Text(line[i], overflow="ellipsis") for i in kept))
-    out.print(table)
+    padded = ([aligned(text, widths[i], columns[i]) for text in cells[i]] for i in kept)
+    head, *body = ("  ".join(line).rstrip() for line in zip(*padded, strict=True))
+    out.print(Text(head, "bold"), soft_wrap=True)
+    out.print("─" * _whole(widths, kept))
+    for start in range(0, len(body), _TOGETHER):
+        click.echo("\n".join(body[start : start + _TOGETHER]))
     speak_of_gone(columns, kept)
 
 
@@ -91,15 +89,21 @@ def _whole(widths: Sequence[int], kept: Sequence[int]) -> int:
     return sum(widths[i] + _BETWEEN for i in kept) - _BETWEEN
 
 
-def aligned(cell: str, width: int, column: Column) -> str:
-    """Return a cell of a line as wide as its column."""
-    from rich.text import Text
+def cells_wide(text: str) -> int:
+    """Return how many of a terminal's cells a text takes."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
 
-    text = Text(cell)
-    text.truncate(width, overflow="ellipsis")
-    text.align(_side(column), width)
-    return text.plain
+    return cell_len(text)
 
 
-def _side(column: Column) -> Literal["left", "right"]:
-    return "right" if column.figures else "left"
+def aligned(text: str, width: int, column: Column) -> str:
+    """Return a text as wide as its column; one that is too long is cut."""
+    wide = cells_wide(text)
+    if wide > width:
+        from rich.cells import set_cell_size
+
+        return set_cell_size(text, width - 1) + "…"
+    room = " " * (width - wide)
+    return room + text if column.figures else text + room
