@@ -7,6 +7,7 @@ Data goes to stdout and words to stderr. Exit 0, 1 (it did not work, or the answ
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from typing import Any
@@ -36,6 +37,9 @@ class _Verbs(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # of a terminal that has not all signs
+                stream.reconfigure(errors="replace")
         try:
             return super().invoke(ctx)
         except OSError as error:

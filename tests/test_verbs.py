@@ -415,6 +415,20 @@ def test_colours_are_for_terminals_that_want_them(home: Path, verb: tuple[str, .
     assert "\x1b" not in told(*verb, home=home)
 
 
+@pytest.mark.parametrize("verb", ["log", "stats", "log --json", "show 00000000", "compare long.jsonl"])
+def test_a_terminal_without_all_signs_is_no_obstacle(long_names: Path, verb: str) -> None:
+    """Where stdout is not UTF-8 a table does with the signs that there are, and --json escapes the others."""
+    command = [sys.executable, "-m", "covalent_sshtiming", *verb.split(), "long.jsonl"]
+    shell = environment(long_names.parent, PYTHONUTF8="0", PYTHONIOENCODING="latin-1")
+    ran = subprocess.run(command, env=shell, cwd=long_names.parent, capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    out = ran.stdout.decode("latin-1")
+    if verb.endswith("--json"):
+        assert {one["function"] for one in json.loads(out)} > {"数学函数", "größte_lücke"}
+    else:
+        assert "größte_lücke" in out
+
+
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     """A function's name is neither markup nor an emoji nor a control sequence in a table."""
     name = "[bold red]:smile:[/] </script>\x1b[31m"

@@ -190,9 +190,12 @@ def write_data(form: str, objects: Iterable[dict[str, Any]]) -> None:
 
 
 def _json(objects: Iterator[dict[str, Any]]) -> Iterator[str]:
+    escaped = (
+        not (sys.stdout.encoding or "").lower().startswith("utf")
+    )  # what it has no sign for is no "?" here
     before = "[\n"
     while some := list(itertools.islice(objects, _TOGETHER)):
-        yield before + ",\n".join(json.dumps(one, ensure_ascii=False) for one in some)
+        yield before + ",\n".join(json.dumps(one, ensure_ascii=escaped) for one in some)
         before = ",\n"
     yield "[]\n" if before == "[\n" else "\n]\n"
 

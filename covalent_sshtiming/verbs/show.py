@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from covalent_sshtiming.verbs import shared
-from covalent_sshtiming.verbs.tables import console
+from covalent_sshtiming.verbs.tables import console, speaks_utf8
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,7 +124,7 @@ def _print_phases(out: Console, record: TimingRecord, width: int) -> None:
     whole = sum(wall or 0.0 for _, wall, _ in known)
     if not known or not whole:
         return
-    mark = "█" if out.encoding.lower().startswith("utf") else "#"
+    mark = "█" if speaks_utf8(out) else "#"
     with_cpu = width >= _ROOM_FOR_CPU
     room = max(1, width - (36 if with_cpu else 25))
 

@@ -37,6 +37,11 @@ def console() -> Console:
     return Console(highlight=False, markup=False, emoji=False, soft_wrap=False, width=width)
 
 
+def speaks_utf8(out: Console) -> bool:
+    """Say whether stdout has signs beyond ASCII for sure."""
+    return out.encoding.lower().startswith("utf")
+
+
 def write_table(columns: Sequence[Column], lines: Iterable[Sequence[str]]) -> None:
     """Print a table that fits the terminal; says on stderr which columns had no room."""
     from rich.text import Text
@@ -49,7 +54,7 @@ def write_table(columns: Sequence[Column], lines: Iterable[Sequence[str]]) -> No
     padded = ([aligned(text, widths[i], columns[i]) for text in cells[i]] for i in kept)
     head, *body = ("  ".join(line).rstrip() for line in zip(*padded, strict=True))
     out.print(Text(head, "bold"), soft_wrap=True)
-    out.print("─" * _whole(widths, kept))
+    out.print(("─" if speaks_utf8(out) else "-") * _whole(widths, kept))
     for start in range(0, len(body), _TOGETHER):
         click.echo("\n".join(body[start : start + _TOGETHER]))
     speak_of_gone(columns, kept)
