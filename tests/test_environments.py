@@ -34,7 +34,7 @@ from covalent_sshtiming.host.target import Target
 OWN = "{}.{}".format(*sys.version_info)
 OTHER = "3.12" if OWN != "3.12" else "3.11"
 NONCE = "0123456789abcdef01234567"
-MODULES = [Path("/etc/profile.d") / name for name in ("modules.sh", "lmod.sh")]
+MODULES = [Path("/etc/profile.d") / name for name in ("modules.sh", "lmod.sh", "z00_lmod.sh")]
 
 
 @pytest.fixture(scope="module")

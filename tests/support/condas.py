@@ -64,7 +64,8 @@ def make_environment(root: Path, name: str, program: Path | None = None) -> Path
         (prefix / "conda-meta").mkdir(parents=True)
         (prefix / "conda-meta" / "history").touch()
     else:
-        command = [str(program), "create", "--yes", "--quiet", "--offline", "--name", name]
+        # By its path, because `create --name` would replace a user's environment of that name.
+        command = [str(program), "create", "--yes", "--quiet", "--offline", "--prefix", str(prefix)]
         subprocess.run(command, env={**os.environ, **places(root)}, check=True, capture_output=True)
     subprocess.run([base_python(), "-m", "venv", "--without-pip", prefix], check=True)
     script = prefix / "etc" / "conda" / "activate.d" / "ada.sh"
