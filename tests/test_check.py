@@ -396,6 +396,8 @@ def test_an_environment(box: Near) -> None:
     assert environment["detail"] == f"2 set-up commands, conda_env {prefix}, by {program}"
     assert environment["seconds"] > 0.2
     assert python["detail"] == f"of conda_env {prefix}"
+    step, error, text = box.failure('setup_commands=["true"]', "python_path=/no/such/python")
+    assert (step, error) == ("python", "RemoteEnvError")
     step, error, text = box.failure('setup_commands=["true", "echo no licence; false"]')
     assert (step, error) == ("environment", "RemoteEnvError")
     assert "set-up command 'echo no licence; false' ended with status 1 (it printed: no licence)." in text
