@@ -77,13 +77,13 @@ def look() -> Callable[..., dict[str, str]]:
 def starts(tmp_path: Path, path: Sequence[Path] = (), **target: Any) -> str:
     """Do what sshd does with the exec command; return what the executor's error would say, or nothing.
 
-    The machine has the system's programs, no conda and no Python but those that `path` brings.
+    The machine has `sh` and bash, and no program but those that `path` brings.
     """
     reached = Target("box", "box", OWN, cache=str(tmp_path / "cache"), spool=str(tmp_path / "s"), **target)
     home = tmp_path / "home"
     (home / ".profile").parent.mkdir(exist_ok=True)
-    # Below a login shell's own start-up, which on Debian sets PATH anew.
-    (home / ".profile").write_text(f"PATH={':'.join(map(str, [*path, shells(tmp_path)]))}\n")
+    programs = ":".join(map(str, [*path, shells(tmp_path)]))
+    (home / ".profile").write_text(f"PATH={programs}\n")  # a login shell's start-up may set it anew
     preamble, said = Preamble(NONCE), Said()
     with (
         (tmp_path / "stderr").open("wb") as stderr,
@@ -92,7 +92,7 @@ def starts(tmp_path: Path, path: Sequence[Path] = (), **target: Any) -> str:
             stdin=subprocess.PIPE,  # open, because its end would be ours
             stdout=subprocess.PIPE,
             stderr=stderr,
-            env={"PATH": "/usr/bin:/bin", "HOME": str(home), "SHELL": "/bin/bash"},
+            env={"PATH": programs, "HOME": str(home), "SHELL": "/bin/bash"},
             start_new_session=True,
         ) as started,
     ):
