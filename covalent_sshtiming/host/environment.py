@@ -34,7 +34,7 @@ _sst_watch=$(
 """
 _COMMAND = "_sst {number}; eval {command} || exit"
 _END = """\
-_sst done; kill "$_sst_watch"
+_sst done; kill "$_sst_watch" || :
 unset _sst_watch _sst_env _sst_seen _sst_code _sst_tool _sst_path; unset -f _sst
 """
 # conda says what to do in the form of a script, and so do mamba and micromamba by another name. Whoever has
