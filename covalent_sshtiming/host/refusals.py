@@ -40,11 +40,9 @@ def slow(target: Target, said: Said, noise: bytes) -> SSHTimingError:
 def ended(target: Target, status: int | None, said: Said, noise: bytes) -> SSHTimingError:
     """Say why the streams ended before the agent spoke; a `status` of None is a lost connection."""
     text = printable(said.text)
-    for mark, setting, what in _PLACES:
+    for mark, what, fix in _PLACES:
         if mark in text:
-            return TransferError(
-                f"{target}: {what}: {text.split(mark)[1].strip()}. Set {setting} to another place."
-            )
+            return TransferError(f"{target}: {what}: {text.split(mark)[1].strip()}. {fix}")
     if "SSHTIMING-agent:" in text:
         return RemoteEnvError(f"{target}: {text.split('SSHTIMING-agent:')[1].strip()}")
     if status is None:
@@ -61,8 +59,8 @@ def ended(target: Target, status: int | None, said: Said, noise: bytes) -> SSHTi
 
 
 _PLACES = (
-    ("SSHTIMING-spool:", "remote_spool", "no place for tasks"),
-    ("SSHTIMING-cache:", "remote_cache", "our program cannot be stored there"),
+    ("SSHTIMING-spool:", "no place for tasks", "Set remote_spool to another one."),
+    ("SSHTIMING-cache:", "our program cannot be stored there", "Set remote_cache to another place."),
 )
 
 
