@@ -100,10 +100,10 @@ def starts(tmp_path: Path, path: Sequence[Path] = (), **target: Any) -> str:
         found = None
         while found is None and (data := os.read(started.stdout.fileno(), 65536)):
             found = preamble.feed(data)
+    said.hear((tmp_path / "stderr").read_bytes())
     if found is None:
-        said.hear((tmp_path / "stderr").read_bytes())
         return str(refusals.ended(reached, started.returncode, said, preamble.noise))
-    return str(refusals.refused(reached, found[0])) if "refused" in found[0] else ""
+    return str(refusals.refused(reached, said, found[0])) if "refused" in found[0] else ""
 
 
 def shells(tmp_path: Path) -> Path:
@@ -243,17 +243,18 @@ def test_a_wrong_version_comes_with_a_command_that_makes_a_right_one(tmp_path: P
         assert text.endswith(f", which cannot safely load it. {remedy}")
 
 
-def test_a_wrong_version_in_a_conda_environment(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["conda", "micromamba"])
+def test_a_wrong_version_in_a_conda_environment(by: str, tmp_path: Path) -> None:
     """An environment of another minor version is refused by its name, with the command for one beside it."""
-    conda = fake_conda(tmp_path / "root")
+    conda = fake_conda(tmp_path / "root", by)
     prefix = make_environment(tmp_path / "root", "science")
     (prefix / "bin" / "python").unlink()
     program(prefix / "bin" / "python", require_interpreter(OTHER))
-    text = starts(tmp_path, [conda.parent], conda_env="science")
+    text = starts(tmp_path, conda_env="science", setup=(f"export MAMBA_EXE={conda} CONDA_EXE={conda}",))
     assert f", of conda_env 'science', there is Python {OTHER}." in text
     name = f"science-py{OWN.replace('.', '')}"
     assert text.endswith(
-        f"`conda create -n {name} python={OWN}` there makes one with it; set conda_env to {name}."
+        f"`{by} create -n {name} python={OWN}` there makes one with it; set conda_env to {name}."
     )
 
 

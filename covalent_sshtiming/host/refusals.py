@@ -132,23 +132,23 @@ def _no_python(target: Target, said: str) -> SSHTimingError:
     path = "PATH that setup_commands leave" if target.setup else "login shell's PATH"
     return RemoteEnvError(
         f"{target}: no Python was found there: neither python{target.python} nor python3 is on the "
-        f"{path}{said}. {_remedy(target, {})}"
+        f"{path}{said}. {_remedy(target, Said(), {})}"
     )
 
 
-def refused(target: Target, facts: dict[str, Any]) -> SSHTimingError:
+def refused(target: Target, said: Said, facts: dict[str, Any]) -> SSHTimingError:
     """Word what the doorman could not accept."""
     found = printable(str(facts.get("python")), 20)
     where = printable(str(facts.get("executable")), 200)
     if facts["refused"] == "python_too_old":
         return RemoteEnvError(
             f"{target}: Python {found} ({where}{_of(target)}) is too old, 3.8 is the oldest that works. "
-            f"{_remedy(target, facts)}"
+            f"{_remedy(target, said, facts)}"
         )
     if facts["refused"] == "python_version":
         return RemoteEnvError(
             f"{target}: this electron was pickled by Python {target.python}, and {where}{_of(target)} there "
-            f"is Python {found}, which cannot safely load it. {_remedy(target, facts)}"
+            f"is Python {found}, which cannot safely load it. {_remedy(target, said, facts)}"
         )
     text = printable(str(facts.get("text")))
     return TransferError(
@@ -165,13 +165,13 @@ def _of(target: Target) -> str:
     return ", which setup_commands lead to," if target.setup else ""
 
 
-def _remedy(target: Target, facts: dict[str, Any]) -> str:
+def _remedy(target: Target, said: Said, facts: dict[str, Any]) -> str:
     """Say how to get a Python of the right minor version, by what the doorman has seen there."""
     minor = target.python or "{}.{}".format(*sys.version_info)
     name = "py" + minor.replace(".", "")
     found = facts.get("found")
     found = found if isinstance(found, dict) else {}
-    conda = f"`{_tool(found)} create -n {{0}} python={minor}`"
+    conda = f"`{_tool([posixpath.basename(said.tool), *found])} create -n {{0}} python={minor}`"
     if target.conda_env or facts.get("conda") is True:
         env = posixpath.basename(target.conda_env.rstrip("/"))
         other = f"{env}-{name}" if env else name

@@ -79,7 +79,7 @@ class Session:
             self._streams = await opener(command, self)
             announced = await self._within(self._announced)
             if "refused" in announced:
-                raise refusals.refused(self.target, announced)
+                raise refusals.refused(self.target, self.said, announced)
             if announced.get("archive") == "need":
                 self.write(bootstrap.archive().data)
             self.send(

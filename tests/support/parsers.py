@@ -137,7 +137,7 @@ def complaints(data: bytes) -> None:
         for error in (
             *errors,
             refusals.slow(target, said, b""),
-            refusals.refused(target, {"refused": 1, **facts}),
+            refusals.refused(target, said, {"refused": 1, **facts}),
         ):
             assert str(error).isprintable()
             assert len(str(error)) < 2000
