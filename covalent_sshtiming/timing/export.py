@@ -64,7 +64,7 @@ def to_trace(log: Reader, chosen: Selection, out: IO[bytes]) -> int:
     """Write a Chrome trace; return how many tasks are in it."""
     count = 0
     for text, tasks in trace(chosen.of(log.rows({*NEEDED, *SELECTED_BY}))):
-        out.write(text.encode())
+        out.write(text)
         count += tasks
     return count
 

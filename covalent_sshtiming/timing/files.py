@@ -13,8 +13,9 @@ import os
 import re
 import zlib
 from collections.abc import Iterable, Iterator
-from io import BufferedIOBase, BufferedReader
+from io import BufferedIOBase
 from pathlib import Path
+from typing import BinaryIO
 
 from covalent_sshtiming.errors import ConfigError
 
@@ -23,6 +24,7 @@ _ROTATED = re.compile(r"(.+)\.(\d{8}T\d{6}Z(?:-\d+)?)(?:\.gz)?")  # what `rotati
 _GZIP = b"\x1f\x8b"
 # A record has 8 KiB at the very most by its own rules; a file without newlines is not read into memory.
 MAX_LINE = 1024 * 1024
+_BUFFER = 256 * 1024
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -95,7 +97,7 @@ def lines(files: Iterable[Path]) -> Iterator[bytes]:
     written, or was cut off, and is left alone; so is what follows the damage in a damaged gzip file.
     """
     for path in files:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=_BUFFER) as file:
             start = file.read(2)
             file.seek(0)
             if start == _GZIP:
@@ -104,14 +106,14 @@ def lines(files: Iterable[Path]) -> Iterator[bytes]:
                 yield from _finished(file)
 
 
-def _unpacked(file: BufferedReader) -> Iterator[bytes]:
+def _unpacked(file: BinaryIO) -> Iterator[bytes]:
     try:
         yield from _finished(gzip.GzipFile(fileobj=file))
     except (EOFError, gzip.BadGzipFile, zlib.error):
         yield b"damaged gzip\n"  # one bad line, so that it is counted
 
 
-def _finished(file: BufferedIOBase) -> Iterator[bytes]:
+def _finished(file: BufferedIOBase | BinaryIO) -> Iterator[bytes]:
     while line := file.readline(MAX_LINE):
         if line.endswith(b"\n"):
             if not line.isspace():

@@ -70,6 +70,8 @@ class Selection:
             tests.append(lambda row: (row.submitted_at or "") >= since)
         if until:
             tests.append(lambda row: row.submitted_at is not None and row.submitted_at < until)
+        if len(tests) == 1:  # the usual case, and 100,000 times as many calls
+            return tests[0]
         return lambda row: all(test(row) for test in tests)
 
     def of(self, rows: Iterable[Any]) -> Iterator[Any]:

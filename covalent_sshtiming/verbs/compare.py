@@ -82,7 +82,7 @@ def compare(
     from covalent_sshtiming.timing.change import changes, costs
     from covalent_sshtiming.timing.report import SELECTED_BY
 
-    with shared.reading_errors():
+    with shared.reading():
         sides = [_side(text, logs, chosen) for text in (a, b)]
         read = [costs(_rows(side, {*SELECTED_BY, figure}), figure) for side in sides]
     parts = list(dict.fromkeys([0.5, *(limit.part for limit in limits)]))

@@ -47,7 +47,7 @@ def export(*, files: tuple[str, ...], output: str, form: str | None, chosen: Sel
         raise click.UsageError("Parquet is nothing for a terminal: name a file with -o.")
     log = shared.open_log(files)
     try:
-        with shared.writing(output) as out, shared.reading_errors():
+        with shared.writing(output) as out, shared.reading():
             count = WRITERS[form](log, chosen, out)
     except ModuleNotFoundError as error:
         raise click.ClickException(str(error)) from error

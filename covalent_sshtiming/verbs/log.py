@@ -109,7 +109,7 @@ def log(
             _follow(files, count, names, chosen, form)
         return
     source = shared.open_log(files)
-    with shared.reading_errors():
+    with shared.reading():
         rows = _largest(chosen.of(source.rows(_needed(names, by))), by, count)
     if form == "table":
         if fields is None and not any(row.record_id or row.function for row in rows):

@@ -37,7 +37,7 @@ def report(*, files: tuple[str, ...], output: str, title: str, chosen: Selection
 
     log = shared.open_log(files)
     page = Page()
-    with shared.reading_errors():
+    with shared.reading():
         page.add(chosen.of(log.rows({*NEEDED, *SELECTED_BY})))
     with shared.writing(output) as out:
         out.writelines(page.pieces(title, [path.name for path in log.files]))

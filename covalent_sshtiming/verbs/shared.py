@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import itertools
 import json
 import sys
@@ -66,16 +67,20 @@ def open_log(files: Sequence[str]) -> Reader:
     return Reader(found)
 
 
-class reading_errors:  # noqa: N801 - a context manager, named like contextlib's
-    """A file that cannot be read ends the command with its name, not with a traceback."""
-
-    def __enter__(self) -> None:
-        """Begin."""
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        """Word an error of the file's."""
-        if isinstance(error, OSError) and error.filename:
-            raise click.ClickException(f"{error.filename} cannot be read: {error.strerror}.") from error
+@contextmanager
+def reading() -> Iterator[None]:
+    """Read a log; a file that cannot be read ends the command with its name, not with a traceback."""
+    collects = gc.isenabled()
+    gc.disable()  # records have no cycles, and looking for some takes a sixth of the time of 100,000
+    try:
+        yield
+    except OSError as error:
+        if not error.filename:
+            raise
+        raise click.ClickException(f"{error.filename} cannot be read: {error.strerror}.") from error
+    finally:
+        if collects:
+            gc.enable()
 
 
 def speak_of(log: Reader, *, shown: int) -> None:

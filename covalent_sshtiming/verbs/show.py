@@ -64,7 +64,7 @@ def show(*, identity: str, files: tuple[str, ...], as_json: bool) -> None:
     Fields of which nothing is known are left out of the table, and null in --json.
     """
     log = shared.open_log(files)
-    with shared.reading_errors():
+    with shared.reading():
         found = log.find(identity)
     shared.speak_of_left_out(log)
     if not found:

@@ -52,7 +52,7 @@ def stats(*, files: tuple[str, ...], by: str, chosen: Selection, form: str) -> N
         raise click.UsageError(f"--by {by!r:.80}: write some of {', '.join(GROUPS)}, with commas between.")
     fields = [GROUPS[name] for name in _names(by)]
     log = shared.open_log(files)
-    with shared.reading_errors():
+    with shared.reading():
         groups = summarise(chosen.of(log.rows({*NEEDED, *SELECTED_BY, *fields})), fields).groups
     if form != "table":
         shared.write_data(form, [group.to_dict() for group in groups])
