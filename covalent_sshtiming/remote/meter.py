@@ -5,13 +5,12 @@ threads, `getrusage(RUSAGE_CHILDREN)` for the descendants it has waited for. Onl
 mean anything: rusage survives exec, so absolutes contain what ran before us.
 """
 
-import math
-import mmap
 import resource
-import struct
 import sys
 import time
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple
+
+from . import page
 
 
 class Snapshot(NamedTuple):
@@ -22,9 +21,10 @@ class Snapshot(NamedTuple):
     children: "resource.struct_rusage"
 
     @property
-    def cpu(self) -> float:
-        """CPU seconds so far, user and system, self and children."""
-        return seconds(self.own) + seconds(self.children)
+    def mark(self) -> page.Mark:
+        """The same, self and children in one."""
+        user = self.own.ru_utime + self.children.ru_utime
+        return page.Mark(self.wall, user, self.own.ru_stime + self.children.ru_stime)
 
 
 def snapshot() -> Snapshot:
@@ -34,41 +34,6 @@ def snapshot() -> Snapshot:
         resource.getrusage(resource.RUSAGE_SELF),
         resource.getrusage(resource.RUSAGE_CHILDREN),
     )
-
-
-_SHARED = struct.Struct("=ddd")
-
-
-class FirstMark(NamedTuple):
-    """The call's first mark, as the supervisor sees it.
-
-    gap: how far the group's account of CPU seconds is ahead of what the worker knew of; None without.
-    """
-
-    wall: float
-    cpu: float
-    gap: "Optional[float]"
-
-
-def shared_page() -> "mmap.mmap":
-    """Return a page of zeros that a fork shares."""
-    return mmap.mmap(-1, mmap.PAGESIZE)
-
-
-def share(page: "Any", mark: Snapshot, gap: "Optional[float]") -> None:
-    """Leave the call's first mark where the supervisor finds it."""
-    _SHARED.pack_into(page, 0, mark.wall, mark.cpu, math.nan if gap is None else gap)
-
-
-def forget(page: "Any") -> None:
-    """Make the page one on which no call was reached."""
-    _SHARED.pack_into(page, 0, 0.0, 0.0, 0.0)
-
-
-def shared(page: "Any") -> "Optional[FirstMark]":
-    """Return the call's first mark; None if the call was never reached."""
-    wall, cpu, gap = _SHARED.unpack_from(page, 0)
-    return FirstMark(wall, cpu, None if math.isnan(gap) else gap) if wall else None
 
 
 def exact(value: float) -> float:
@@ -84,11 +49,6 @@ def seconds(usage: "resource.struct_rusage") -> float:
 def peak(usage: "resource.struct_rusage") -> int:
     """Bytes that the process had in memory at most, with what it inherited by fork and exec (ru_maxrss)."""
     return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
-
-
-def phase(before: Snapshot, after: Snapshot) -> "Dict[str, float]":
-    """Wall and CPU seconds between two marks."""
-    return {"wall_s": exact(after.wall - before.wall), "cpu_s": exact(after.cpu - before.cpu)}
 
 
 def call_figures(before: Snapshot, after: Snapshot) -> "Dict[str, Any]":

@@ -9,9 +9,9 @@ import select
 import signal
 import socket
 import time
-from typing import Any, Optional, Tuple
+from typing import Optional, Tuple
 
-from . import cgroup, meter, phases, platforms, pump, worker
+from . import cgroup, page, phases, platforms, pump, worker
 
 WAKE_BYTES = 4096
 RETRY_FORK = 0.2  # seconds between two attempts to have a worker
@@ -22,7 +22,7 @@ class Standby:
 
     def __init__(self, control: socket.socket, spool: str, mask: int, groups: "Optional[str]") -> None:
         out, err, go = os.pipe(), os.pipe(), os.pipe()
-        self.page = meter.shared_page()
+        self.page = page.Page()
         parent = os.getpid()
         self.group = cgroup.Group.make(groups, parent)
         self.pid = _fork_in_time(control)
@@ -74,7 +74,7 @@ def _be_worker(
     pipes: "Tuple[int, int, int]",
     spool: str,
     mask: int,
-    page: "Any",
+    shared: page.Page,
     group: "Optional[cgroup.Group]",
 ) -> None:
     """Wait to be let go, then run the task; never returns."""
@@ -96,11 +96,11 @@ def _be_worker(
             group = None
         worker.open_streams()
         worker.rehearse()
-        inherited = phases.rehearse(page, group)
+        inherited = phases.rehearse(shared, group)
         directory = os.read(go, WAKE_BYTES).decode()
         os.close(go)
         if directory:
-            marks = phases.Phases(time.monotonic(), page, group, inherited)
+            marks = phases.Phases(time.monotonic(), shared, group, inherited)
             worker.run(directory, spool, mask, marks)
             code = 0
     finally:

@@ -6,6 +6,7 @@ the task directory, `result` where there is one and `report` always, and ends by
 atexit, no joining of what the user left behind. The supervisor makes the outcome of it.
 """
 
+import errno
 import io
 import json
 import os
@@ -20,6 +21,8 @@ from . import hooks, phases, places
 REPORT = "report"
 REPORT_SECONDS = 1.0
 REPORT_TRIES = 600
+# What the function has done to its own process, and no waiting undoes.
+_OWN_FAULTS = (errno.EMFILE, errno.EFBIG, errno.EACCES, errno.EPERM)
 TRACEBACK_CHARS = 16000
 TEXT_CHARS = 4000
 SHORT_STRING = 64 * 1024  # a bytes result longer than this is not spelt out; see _string_of
@@ -77,7 +80,6 @@ class Request:
 def run(directory: str, spool: str, mask: int, marks: phases.Phases) -> None:
     """Run the task in `directory` to its report; never raises, never returns to the caller's loop."""
     report: "Dict[str, Any]" = {"status": "failed"}
-    started = time.time()
     owner = os.getpid()
     try:
         os.umask(0o077)
@@ -90,8 +92,7 @@ def run(directory: str, spool: str, mask: int, marks: phases.Phases) -> None:
         report["error"] = dict(describe(error, marks.name), phase=marks.name)
     marks.enter("exit")
     _flush()
-    report.update(phases=marks.costs, call=marks.call, started=started, finished=time.time())
-    report["left"] = marks.last.wall
+    report.update(call=marks.call, left=marks.left)
     _leave(directory, json.dumps(report).encode())
 
 
@@ -102,7 +103,10 @@ def _leave(directory: str, report: bytes) -> None:
             places.replace(os.path.join(directory, REPORT), report)
         except FileNotFoundError:  # somebody has removed the directory: nobody will ask
             return
-        except OSError:
+        except OSError as error:
+            if error.errno in _OWN_FAULTS:
+                os.write(2, b"What came of it cannot be written: %s\n" % str(error).encode())
+                return
             if not _gave_way(directory):
                 time.sleep(REPORT_SECONDS)
         else:
@@ -189,7 +193,11 @@ def _perform(request: Request, marks: phases.Phases, directory: str, spool: str)
     value = function(*args, **kwargs)
     marks.enter("after")
     _end_if_copy(owner)
-    _run_hooks(after, spool, owner)
+    if after:
+        try:
+            _run_hooks(after, spool, owner)
+        finally:
+            marks.look_again()
     marks.enter("dump")
     return _dump(value, os.path.join(directory, places.RESULT), int(spec["max_result_bytes"]), owner)
 
