@@ -338,3 +338,57 @@ async def test_a_function_that_gave_up_its_limits(place: Path) -> None:
         ran = await machine.run(give_up)
     assert "exited 0 without a result" in str(ran.error)
     assert "What came of it cannot be written: [Errno 27] File too large" in ran.stderr
+
+
+def family(seed: int) -> None:
+    """Make a tree of processes by chance: waited for or not, orphaned, killed, outliving the function."""
+    import os
+    import random
+    import signal
+    import time
+
+    chance = random.Random(seed)
+
+    def grow(depth: int) -> None:
+        burn(0.005 * chance.random())
+        for _ in range(chance.randint(1, 3) if depth else 0):
+            kind = chance.choice(["left", "waited", "daemon", "killed", "stays"])
+            seed_of_it = chance.random()
+            pid = os.fork()
+            if pid == 0:
+                try:
+                    chance.seed(seed_of_it)
+                    if kind == "daemon" and os.fork():
+                        os._exit(0)
+                    if kind == "stays":
+                        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                    grow(depth - 1)
+                    time.sleep(0.02 * chance.random())
+                finally:
+                    os._exit(0)
+            if kind == "killed":
+                os.kill(pid, signal.SIGKILL)
+            if kind in ("waited", "daemon"):
+                os.waitpid(pid, 0)
+
+    grow(3)
+    if seed % 3 == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def test_every_second_is_in_one_place(place: Path) -> None:
+    """What all processes of a task have used is in cpu_s or in another phase, once, however they end."""
+    async with direct.here(place) as machine:
+        for seed in range(9):
+            await machine.run(family, seed)
+        records = machine.records()
+    phases = ("start", "before", "load", "after", "dump", "exit")
+    for record in records:
+        elsewhere = sum(record[f"phase_{name}_cpu_s"] or 0 for name in phases)
+        assert record["cpu_s"] + elsewhere == pytest.approx(record["cpu_total_s"], abs=1e-6)
+        assert not [
+            name
+            for name, value in record.items()
+            if name.endswith("_s") and name != "clock_offset_s" and (value or 0) < 0
+        ]
+    assert {record["status"] for record in records} == {"completed", "killed"}
