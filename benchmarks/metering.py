@@ -30,7 +30,8 @@ from pathlib import Path
 
 from benchmarks import machine as machines
 from benchmarks.tables import in_columns
-from covalent_sshtiming.remote import cgroup, page, phases
+from covalent_sshtiming.remote import cgroup, phases, worker
+from covalent_sshtiming.remote.board import PHASES, Board
 
 # Each figure, and what it may cost.
 FIGURES = (("rehearsal", None), ("in all", 200), ("inside, wall", 20), ("inside, CPU", 20))
@@ -53,11 +54,11 @@ class Costs:
         return cls(name, values[0], statistics.median(values), values[int(0.95 * len(values))], goal)
 
 
-def _one_task(shared: page.Page, group: cgroup.Group | None, inherited: int) -> tuple[float, float, float]:
+def _one_task(board: Board, group: cgroup.Group | None, inherited: int) -> tuple[float, float, float]:
     """Meter a task that does nothing; return seconds: in all, wall inside, CPU inside."""
     start = time.perf_counter()
-    marks = phases.Phases(time.monotonic(), shared, group, inherited)
-    for name in page.PHASES[1:]:
+    marks = phases.Phases(time.monotonic(), board, group, inherited)
+    for name in PHASES[1:]:
         marks.enter(name)
     json.dumps({"call": marks.call, "left": marks.left})
     in_all = time.perf_counter() - start
@@ -67,15 +68,15 @@ def _one_task(shared: page.Page, group: cgroup.Group | None, inherited: int) -> 
 def _in_a_fork(home: str | None) -> list[float]:
     """Meter a task in a process that is new; return seconds: the rehearsal's, and the task's three."""
     reading, writing = os.pipe()
-    shared = page.Page()
+    board = Board()
     group = cgroup.Group.make(home, os.getpid())
     pid = os.fork()
     if pid == 0:
         if group is not None and not group.join():
             group = None
         start = time.perf_counter()
-        inherited = phases.rehearse(shared, group)
-        found = [time.perf_counter() - start, *_one_task(shared, group, inherited)]
+        inherited = worker.rehearse(board, group, 0o022)
+        found = [time.perf_counter() - start, *_one_task(board, group, inherited)]
         os.write(writing, json.dumps(found).encode())
         os._exit(0)
     os.close(writing)
@@ -84,7 +85,7 @@ def _in_a_fork(home: str | None) -> list[float]:
     with os.fdopen(reading) as pipe:
         values: list[float] = json.load(pipe)
     os.waitpid(pid, 0)
-    shared.close()
+    board.close()
     if group is not None:
         values[1] += _at_the_end(group)
     return values

@@ -1,15 +1,15 @@
-"""The record's far part: of the shared page, the worker's report, what `wait4` told and the task's group.
+"""The record's far part: of the board, the worker's report, what `wait4` told and the task's group.
 
 Owns the arithmetic of what a task cost once all its processes have ended: the phases, what was born in the
-call and ended after it, and what nobody waited for. A worker that was killed has left no report; what its
-page and `wait4` tell is there all the same.
+call and ended after it, and what nobody waited for. A worker that was killed has left no report; what the
+board and `wait4` tell is there all the same.
 """
 
 import math
 from typing import Any, Container, Dict, List, NamedTuple, Optional
 
 from . import cgroup, meter, platforms
-from .page import Mark, Page, Relative
+from .board import Board, Mark, Relative
 
 # The two accounts of one second differ by less; what is above has been missed by one of them.
 MISSED_SECONDS = 0.01
@@ -34,7 +34,7 @@ class Seen(NamedTuple):
 
     usage: the worker's, by `wait4`; None if it never ran.
     forgetful: whether a worker without report had SIGCHLD ignored.
-    page: the page that it shared with the worker.
+    board: what the worker has left.
     started, finished: `woken` and `left` by the clock of the day.
     """
 
@@ -42,7 +42,7 @@ class Seen(NamedTuple):
     usage: "Any"
     forgetful: bool
     orphans: "List[Orphan]"
-    page: Page
+    board: Board
     group: "Optional[cgroup.Group]"
     queued: float
     woken: float
@@ -92,7 +92,7 @@ def of_task(report: "Dict[str, Any]", seen: Seen) -> "Dict[str, Any]":
 
 def _of_phases(seen: Seen) -> "Dict[str, float]":
     """Return what each phase cost that was reached: from its mark to the next one, or to the end."""
-    marks = seen.page.marks()
+    marks = seen.board.marks()
     figures = {}
     for (name, mark), following in zip(marks.items(), [*marks.values(), seen.end][1:]):
         figures["phase_%s_wall_s" % name] = max(0.0, meter.exact(following.wall - mark.wall))
@@ -108,7 +108,7 @@ def _of_call(
     `wait4` on an orphan gives what it has used in all. Those that were there before the call are
     not the call's, nor those of hooks after it.
     """
-    began, older, left = seen.page.marks().get("call"), seen.page.older(), Left(report.get("left") or {})
+    began, older, left = seen.board.marks().get("call"), seen.board.older(), Left(report.get("left") or {})
     if began is None:
         return {}
     call = dict(report.get("call") or {}) or _cut_short(began, seen)
@@ -138,7 +138,7 @@ def _missed(seen: Seen, began: Mark, total: float, charged: "Optional[float]") -
 
     That is so without a group, and where something has left it.
     """
-    gap = seen.page.gap()
+    gap = seen.board.gap()
     if charged is None or gap is None:
         return None
     before = sum(orphan.cpu for orphan in seen.orphans if orphan.when < began.wall)
@@ -151,7 +151,7 @@ def _missed(seen: Seen, began: Mark, total: float, charged: "Optional[float]") -
 
 def _cut_short(began: Mark, seen: Seen) -> "Dict[str, Any]":
     """Return the figures of a call whose worker was killed, in the call or after it."""
-    ended = seen.page.marks().get("after", seen.end)
+    ended = seen.board.marks().get("after", seen.end)
     return {
         "cpu_s": max(0.0, meter.exact(ended.cpu - began.cpu)),
         "cpu_user_s": max(0.0, ended.user - began.user),

@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any, Dict, NamedTuple
 
-from . import page
+from .board import Mark
 
 
 class Snapshot(NamedTuple):
@@ -21,10 +21,10 @@ class Snapshot(NamedTuple):
     children: "resource.struct_rusage"
 
     @property
-    def mark(self) -> page.Mark:
+    def mark(self) -> Mark:
         """The same, self and children in one."""
         user = self.own.ru_utime + self.children.ru_utime
-        return page.Mark(self.wall, user, self.own.ru_stime + self.children.ru_stime)
+        return Mark(self.wall, user, self.own.ru_stime + self.children.ru_stime)
 
 
 def snapshot() -> Snapshot:

@@ -4,12 +4,12 @@ Owns the order of things around the measured interval: what is looked at before 
 two marks, and what after the second, so that looking costs the function nothing.
 """
 
-import json
 import os
 import time
 from typing import Any, Dict, Optional
 
-from . import cgroup, limits, meter, page, platforms, surroundings
+from . import cgroup, limits, meter, platforms, surroundings
+from .board import Board, Mark
 
 QUICK = 0.001  # seconds
 
@@ -17,18 +17,18 @@ QUICK = 0.001  # seconds
 class Phases:
     """The marks: which phase runs now, and what the call has cost once it has ended.
 
-    Every mark goes onto the shared page, from which the supervisor makes the phases' costs, also where
-    the task is killed. `inherited` is what `rehearse` has returned.
+    Every mark goes onto the board, from which the supervisor makes the phases' costs, also where the task
+    is killed. `inherited` is the bytes of memory that the fork began with.
     """
 
     def __init__(
         self,
         woken: float,
-        shared: page.Page,
+        board: Board,
         group: "Optional[cgroup.Group]" = None,
         inherited: int = 0,
     ) -> None:
-        self._shared = shared
+        self._board = board
         self._group = group
         self._owner = os.getpid()
         self.name = "start"
@@ -37,7 +37,7 @@ class Phases:
         self._inherited = inherited
         self._woken = woken
         # CPU since the fork, which is all this process has used; wall time since it was woken.
-        shared.begin("start", page.Mark(woken, 0.0, 0.0))
+        board.begin("start", Mark(woken, 0.0, 0.0))
 
     def enter(self, name: str) -> None:
         """End the running phase and begin `name`, in one mark; in a copy of the worker do nothing."""
@@ -46,7 +46,7 @@ class Phases:
         mark = meter.snapshot()
         if os.getpid() != self._owner:
             return
-        self._shared.begin(name, mark.mark)
+        self._board.begin(name, mark.mark)
         if name == "call":
             self._began = mark
         elif self.name == "call":
@@ -58,7 +58,7 @@ class Phases:
         older = platforms.relatives(os.getppid()) or {}
         self._load = surroundings.load()
         self._before = surroundings.look()
-        self._shared.surround(self._missed(sum(one.cpu for one in older.values())), older)
+        self._board.surround(self._missed(sum(one.cpu for one in older.values())), older)
         surroundings.reset_peak()
 
     def _missed(self, of_older: float) -> "Optional[float]":
@@ -106,19 +106,3 @@ class Phases:
         """
         before, after = meter.peak(self._began.children), meter.peak(mark.children)
         return after if after > before or not after else None
-
-
-def rehearse(shared: page.Page, group: "Optional[cgroup.Group]" = None) -> int:
-    """Go through every mark, before there is a task; return the bytes that the fork has inherited.
-
-    A fork pays for each page that it is the first to touch, and the marks touch hundreds: paid here,
-    they cost the task a fifth, and the measured interval next to nothing. What the first time leaves cold
-    the second warms: that takes another fifth off.
-    """
-    for _ in range(2):
-        phases = Phases(time.monotonic(), shared, group)
-        for name in page.PHASES[1:]:
-            phases.enter(name)
-        json.dumps([phases.call, phases.left])
-    shared.forget()
-    return surroundings.anonymous()  # the agent's heap, which a fork has as its own

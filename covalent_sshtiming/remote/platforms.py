@@ -11,7 +11,7 @@ import sys
 import time
 from typing import Dict, List, Optional
 
-from . import page
+from .board import Relative
 
 LINUX = sys.platform.startswith("linux")
 _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
@@ -106,7 +106,7 @@ def read_small(path: str, limit: int = 8192) -> bytes:
         os.close(handle)
 
 
-def relatives(supervisor: int) -> "Optional[Dict[int, page.Relative]]":
+def relatives(supervisor: int) -> "Optional[Dict[int, Relative]]":
     """Return each other process of this worker's task, zombies too; None where they cannot be listed.
 
     CPU seconds are those of its CPU clock, and of the children that it has waited for, in whole hundredths.
@@ -123,14 +123,14 @@ def relatives(supervisor: int) -> "Optional[Dict[int, page.Relative]]":
     return {pid: relative for pid, relative in found.items() if relative is not None}
 
 
-def _relative(pid: int) -> "Optional[page.Relative]":
+def _relative(pid: int) -> "Optional[Relative]":
     """Look at one process; None where it is gone meanwhile."""
     fields = stat_fields(pid)
     try:
         own = time.clock_gettime((~pid << 3) | 2)
     except OSError:
         return None
-    return page.Relative(int(fields[1]), own + sum(map(int, fields[13:15])) * _TICK) if fields else None
+    return Relative(int(fields[1]), own + sum(map(int, fields[13:15])) * _TICK) if fields else None
 
 
 def _is_alone(supervisor: int) -> bool:
