@@ -152,7 +152,7 @@ def rehearse(board: Board, group: "Optional[cgroup.Group]", mask: int) -> int:
     a fork has as its own.
     """
     marks = phases.Phases(time.monotonic(), board, group)
-    request = Request(io.BytesIO(_rehearsed_request()))
+    request = Request(io.BytesIO(rehearsed_request()))
     _stand(request.spec, mask)
     report = _perform(request, marks, "", "")
     marks.enter("exit")
@@ -164,7 +164,7 @@ def rehearse(board: Board, group: "Optional[cgroup.Group]", mask: int) -> int:
 _kept_request = b""
 
 
-def _rehearsed_request() -> bytes:
+def rehearsed_request() -> bytes:
     """Return the request of a function that does nothing; made once, in the agent, for all its forks."""
     global _kept_request  # noqa: PLW0603 - a cache without functools, whose own would be one more page
     if not _kept_request:
