@@ -39,8 +39,8 @@ lint: $(VENV)/.installed-dev
 # whether any of it failed.
 accuracy: $(VENV)/.installed-dev sshd gnu-time
 	@failed=; \
-	$(BIN)/pytest -m "" tests/test_measuring.py tests/test_accuracy.py tests/test_log.py::test_eight_processes_lose_no_record \
-		$(PYTEST_ARGS) || failed="$$failed oracles"; \
+	$(BIN)/pytest -m "" tests/test_measuring.py tests/test_interval.py tests/test_accuracy.py \
+		tests/test_log.py::test_eight_processes_lose_no_record $(PYTEST_ARGS) || failed="$$failed oracles"; \
 	export PYTHONPATH=tests; \
 	$(BIN)/python -m benchmarks.accuracy --json build/accuracy.json $(ACCURACY_ARGS) || failed="$$failed accuracy"; \
 	$(BIN)/python -m benchmarks.metering --json build/metering.json || failed="$$failed metering"; \
