@@ -116,6 +116,7 @@ def record_of(outcome: Outcome, error: errors.SSHTimingError | None) -> dict[str
     ended, machine = outcome.ended, outcome.machine
     told = ended.get("record")
     figures = dict(told) if isinstance(told, Mapping) else {}
+    figures.pop("schema", None)  # which one a record has is ours to say
     names = ("hostname", "username", "os", "kernel", "cpu_model")
     return {
         **figures,

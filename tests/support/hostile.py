@@ -439,7 +439,7 @@ async def refuses_with_a_novel(far: Far) -> None:
 @_misbehaves
 async def names_like_paths(far: Far) -> None:
     """Put paths and somebody else's names wherever a record has a field."""
-    paths = ("record_id", "dispatch_id", "function", "host", "hostname", "kind", "schema_", "timing_filepath")
+    paths = ("record_id", "dispatch_id", "function", "host", "hostname", "kind", "schema", "timing_filepath")
     record = {**dict.fromkeys(paths, "../../../../etc/passwd"), "cpu_s": float(10**300), "node_id": -1}
     error = {"class": "../../TaskFailed", "text": "/etc/passwd"}
     await far.outcome(await far.task(), status="../../completed", record=record, error=error)
