@@ -208,6 +208,20 @@ async def test_the_cipher_that_is_fast_comes_first(home: Path, sshd: SSHServer) 
     await connection.wait_closed()
 
 
+@pytest.mark.parametrize("config", ["", "Compression no\n", "Compression yes\n"])
+async def test_nobody_but_the_ssh_configuration_turns_compression_on(home: Path, config: str) -> None:
+    """A server that insists on it is refused: what it sends could unpack to a thousand times its size."""
+    (home / ".ssh/config").write_text(config)
+    async with password_server(home, compression_algs=["zlib@openssh.com"]) as section:
+        (home / "password").touch(mode=0o600)
+        (home / "password").write_text(SECRET)
+        section |= {"password_file": str(home / "password")}
+        if "yes" in config:
+            assert await enter(section) == "in"
+        else:
+            assert "no SSH session could be agreed on" in await refusal(section, errors.ConnectError)
+
+
 async def test_a_certificate_that_is_none(home: Path, sshd: SSHServer) -> None:
     """A certificate file that cannot be used is named with its setting."""
     section = reaching(sshd, ssh_certificate_file=str(home / "none"))
@@ -238,12 +252,12 @@ def _answer(process: asyncssh.SSHServerProcess[bytes]) -> None:
 
 
 @asynccontextmanager
-async def password_server(home: Path) -> AsyncIterator[dict[str, Any]]:
+async def password_server(home: Path, **options: Any) -> AsyncIterator[dict[str, Any]]:
     """Run a server that wants a password; yields the section that reaches it, without one."""
     key = make_key(home / "password_host")
     listener = await asyncssh.listen(
         "127.0.0.1", 0, server_host_keys=[key], server_factory=_PasswordServer, process_factory=_answer,
-        encoding=None,
+        encoding=None, **options,
     )  # fmt: skip
     port = listener.get_port()
     (home / "known").write_text(f"[127.0.0.1]:{port} {public(key)}")
