@@ -116,8 +116,7 @@ class Visit:
 
     async def jobs(self) -> list[Job]:
         """Return the tasks that are there, oldest first; raises one of our errors."""
-        told = await self._host.jobs()
-        found = [job for job in map(job_of, told) if job is not None]
+        found = await self._host.jobs(job_of)
         return sorted(found, key=lambda job: -(job.age_s or 0.0))
 
     async def fetch(self, job: Job) -> Brought:

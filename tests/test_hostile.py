@@ -19,6 +19,7 @@ from support.unpickling import nothing_unpickled
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
+from covalent_sshtiming.visit import job_of
 
 BOUND_S = 12.0  # of any misbehaviour, with the settings below; most take a tenth of it
 BOUND_BYTES = 48 << 20  # of memory, for a machine that sends without end
@@ -144,7 +145,12 @@ def check(misbehaviour: str, ran: direct.Ran, record: dict[str, Any]) -> None:
 
 def test_the_table_names_every_misbehaviour() -> None:
     """No misbehaviour of the server is left out here; those without an entry have a test of their own."""
-    assert {*MISBEHAVIOURS, "opens_no_session"} - set(ENDS) == {"drips", "pickled_result", "endless_list"}
+    assert {*MISBEHAVIOURS, "opens_no_session"} - set(ENDS) == {
+        "drips",
+        "pickled_result",
+        "endless_list",
+        "list_of_nothing",
+    }
 
 
 @pytest.mark.parametrize("misbehaviour", ENDS)
@@ -182,13 +188,19 @@ async def test_a_drip_is_no_sign_of_life(hostile: SSHServer, place: Path) -> Non
                     await asyncio.wait_for(faults.run_on(host, lambda: 1), BOUND_S)
 
 
-async def test_a_list_without_end_is_refused(hostile: SSHServer, place: Path) -> None:
+@pytest.mark.parametrize(
+    ("misbehaviour", "said"),
+    [("endless_list", "not a list of tasks"), ("list_of_nothing", "it floods us with what nobody asked for")],
+)
+async def test_a_list_without_end_is_refused(
+    hostile: SSHServer, place: Path, misbehaviour: str, said: str
+) -> None:
     """Who asks such a machine for its tasks has an error, and not a list that fills the memory."""
-    async with direct.machine(as_user(hostile, "endless_list"), place / "list", **OPTIONS) as machine:
+    async with direct.machine(as_user(hostile, misbehaviour), place / misbehaviour, **OPTIONS) as machine:
         with _bounded(more=64 << 20):
-            async with faults.host(machine, python_path="") as host:
-                with pytest.raises(errors.ResultError, match="not a list of tasks"):
-                    await asyncio.wait_for(host.jobs(), BOUND_S)
+            async with faults.host(machine, python_path="", ping=15, silence=40, attempts=1) as host:
+                with pytest.raises(errors.SSHTimingError, match=said):
+                    await asyncio.wait_for(host.jobs(job_of), BOUND_S)
 
 
 async def test_all_of_them_at_once_harm_no_other_machine(

@@ -131,9 +131,12 @@ class Host:
         task.sent = task.accepted = True
         return await self._see(task)
 
-    async def jobs(self) -> list[Any]:
-        """Ask which tasks of this user are there; each is a JSON object of a stranger's, or anything else."""
-        inquiry = Inquiry(next(self._task_numbers))
+    async def jobs(self, keep: Callable[[object], Any]) -> list[Any]:
+        """Ask which tasks of this user are there; `keep` makes of each, as a stranger tells it, what is kept.
+
+        That is a JSON value of any kind; of one that is no task `keep` returns None.
+        """
+        inquiry = Inquiry(next(self._task_numbers), keep)
         await self._see(inquiry)
         return inquiry.found
 

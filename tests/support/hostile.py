@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import os
 import pickle
@@ -412,8 +413,19 @@ async def endless_list(far: Far) -> None:
     """Answer the question for tasks with a list that has no end."""
     await far.greet()
     task = (await far.frame(wire.LIST)).task
+    numbers = itertools.count()
     while True:
-        await far.send(wire.LIST, task, None, b'["' + b"x" * 60_000 + b'"]')
+        jobs = [{"key": f"{next(numbers):032x}", "state": "queued"} for _ in range(900)]
+        await far.send(wire.LIST, task, None, json.dumps(jobs).encode())
+
+
+@_misbehaves
+async def list_of_nothing(far: Far) -> None:
+    """Answer the question for tasks with lists of empty lists, thirty times their size, for ever."""
+    await far.greet()
+    task = (await far.frame(wire.LIST)).task
+    while True:
+        await far.send(wire.LIST, task, None, b"[[" + b",".join([b"[]"] * 5000) + b"]]")
 
 
 # ---- what is shown and written down
