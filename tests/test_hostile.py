@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,7 @@ def test_the_table_names_every_misbehaviour() -> None:
         "pickled_result",
         "endless_list",
         "list_of_nothing",
+        "deaf_to_a_cancel",
     }
 
 
@@ -186,6 +188,21 @@ async def test_a_drip_is_no_sign_of_life(hostile: SSHServer, place: Path) -> Non
             async with faults.host(machine, reconnect_timeout=1.5, retry_wait=0.1, python_path="") as host:
                 with pytest.raises(errors.ConnectionLostError, match=r"did not come back within 1\.5 s"):
                     await asyncio.wait_for(faults.run_on(host, lambda: 1), BOUND_S)
+
+
+async def test_a_machine_cannot_keep_a_cancelled_task(hostile: SSHServer, place: Path) -> None:
+    """A task that its machine does not end is cancelled here all the same, with a warning."""
+    server = as_user(hostile, "deaf_to_a_cancel")
+    async with direct.machine(server, place / "deaf", **OPTIONS) as machine:
+        running = asyncio.ensure_future(machine.run(lambda: 1, dispatch_id="deaf", node_id=1))
+        await faults.until(lambda: direct.pool.hosts() and machine.host.connections)
+        machine.host.target = replace(machine.host.target, ending=0.3)
+        with _bounded():
+            await machine.executor().cancel({"dispatch_id": "deaf", "node_id": 1}, None)
+            ran = await asyncio.wait_for(running, BOUND_S)
+    assert type(ran.error) is direct.TaskCancelledError
+    assert "warning: 127.0.0.1: the machine has not ended the cancelled task within 0.3 s" in ran.stderr
+    assert "It may still run there; `covalent-sshtiming jobs 127.0.0.1` lists what does." in ran.stderr
 
 
 @pytest.mark.parametrize(

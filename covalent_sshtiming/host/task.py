@@ -55,7 +55,10 @@ class Request:
 
 @dataclass
 class Outcome:
-    """How a task ended, as the far side tells it; all of it is a stranger's word, and plain data."""
+    """How a task ended, as the far side tells it; all of it is a stranger's word, and plain data.
+
+    `doubt` is ours: why what it says may not be so, where nobody told us.
+    """
 
     ended: dict[str, Any]
     stdout: bytes
@@ -63,6 +66,7 @@ class Outcome:
     machine: dict[str, Any]
     waits: dict[str, float | None]
     clock: Offset | None = None
+    doubt: str = ""
 
 
 @dataclass
@@ -137,9 +141,10 @@ class Task:
             self.future.set_exception(error)
 
 
-def never_ran(task: Task, machine: dict[str, Any]) -> Outcome:
-    """Return the outcome of a task that was ended before it was sent."""
-    return Outcome({"status": "cancelled"}, b"", b"", dict(machine), task.waits())
+def ended_here(task: Task, machine: dict[str, Any], doubt: str = "") -> Outcome:
+    """Return the outcome of a task that was ended here: before it was sent, or in doubt about its machine."""
+    stdout, stderr = (bytes(output.data) for output in task.outputs)
+    return Outcome({"status": "cancelled"}, stdout, stderr, dict(machine), task.waits(), doubt=doubt)
 
 
 class Inquiry(Task):

@@ -333,6 +333,15 @@ async def drips(far: Far) -> None:
         await asyncio.sleep(0.1)
 
 
+@_misbehaves
+async def deaf_to_a_cancel(far: Far) -> None:
+    """Accept a task, answer signs of life, and do nothing else whatever is asked."""
+    await far.task()
+    while True:
+        await far.frame(wire.PING)
+        await far.send(wire.PONG)
+
+
 # ---- results and outcomes
 
 
