@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 from support import direct, farside, faults, login
 from support.keys import make_key
@@ -339,6 +340,21 @@ async def test_a_key_that_is_not_ours_alone_is_refused(
     section = login.reaching(sshd, ssh_key_file=str(key), transport=transport)
     text = await asyncio.wait_for(login.refusal(section, errors.AuthError), 10)
     assert said.format(key=key) in text
+
+
+@pytest.mark.parametrize("form", ["binary", "behind a preface"])
+async def test_no_form_of_a_private_key_may_be_read_by_others(home: Path, sshd: SSHServer, form: str) -> None:
+    """What others can read has to be a public key, or it is refused, however it looks."""
+    key = home / "odd"
+    if form == "binary":
+        asyncssh.read_private_key(sshd.key_file).write_private_key(key, "pkcs8-der")
+    else:
+        key.write_bytes(b"# of mine\n" * 500 + sshd.key_file.read_bytes())
+    key.chmod(0o600)
+    assert await login.enter(login.reaching(sshd, ssh_key_file=str(key))) == "in"
+    key.chmod(0o644)
+    text = await login.refusal(login.reaching(sshd, ssh_key_file=str(key)), errors.AuthError)
+    assert f"others can read the key file {key}; run `chmod 600 {key}`." in text
 
 
 @needs_root

@@ -127,7 +127,7 @@ def _read_key(target: Target, path: Path, passphrase: str | None, found: _Files,
 
 
 def check_private(target: Target, path: Path) -> None:
-    """Refuse a key file that is missing, or a private one that others can read; raises AuthError."""
+    """Refuse a key file that is missing, or one that others can read and is not public; raises AuthError."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -135,12 +135,19 @@ def check_private(target: Target, path: Path) -> None:
                 f"{target}: the key file {path} is no regular file; correct ssh_key_file, or IdentityFile in "
                 "your ssh configuration."
             )
-        if stat.S_IMODE(mode) & 0o077 and b"PRIVATE KEY" in path.read_bytes()[:4096]:
+        if stat.S_IMODE(mode) & 0o077 and not _is_public(path.read_bytes()):
             raise AuthError(f"{target}: others can read the key file {path}; run `chmod 600 {path}`.")
     except OSError as error:
         raise AuthError(
             f"{target}: the key file {path} cannot be read ({error.strerror}); correct ssh_key_file."
         ) from error
+
+
+def _is_public(data: bytes) -> bool:
+    """Tell a public key, or a certificate; a private key may have its public half in it."""
+    first = data.lstrip().partition(b"\n")[0]
+    known = first.startswith((b"ssh-", b"ecdsa-", b"sk-")) or b"PUBLIC KEY" in first
+    return known and b"PRIVATE KEY" not in data
 
 
 def _public_half(path: Path) -> bytes | None:
