@@ -208,6 +208,26 @@ async def test_the_cipher_that_is_fast_comes_first(home: Path, sshd: SSHServer) 
     await connection.wait_closed()
 
 
+async def test_an_ssh_configuration_that_includes_itself(home: Path, sshd: SSHServer) -> None:
+    """A circle of Include lines is refused with file and line, as ssh refuses it."""
+    (home / ".ssh/config").write_text("# all of them\nInclude ~/.ssh/*\n")
+    text = await refusal(reaching(sshd), errors.ConfigError)
+    assert f"{home}/.ssh/config line 2: Include leads over 16 files deep, or in a circle" in text
+
+
+@pytest.mark.parametrize("included", [False, True])
+async def test_an_ssh_configuration_that_others_can_write(
+    home: Path, sshd: SSHServer, included: bool
+) -> None:
+    """Who may write it chooses a ProxyCommand that runs here; so it is refused, as ssh refuses it."""
+    file = home / ".ssh" / ("more" if included else "config")
+    (home / ".ssh/config").write_text("Include more\n")
+    (home / ".ssh/more").write_text("User nobody\n")
+    file.chmod(0o646)
+    text = await refusal(reaching(sshd), errors.ConfigError)
+    assert f"others can write or own {file}, and so choose what runs here; run `chmod go-w {file}`" in text
+
+
 @pytest.mark.parametrize("config", ["", "Compression no\n", "Compression yes\n"])
 async def test_nobody_but_the_ssh_configuration_turns_compression_on(home: Path, config: str) -> None:
     """A server that insists on it is refused: what it sends could unpack to a thousand times its size."""
