@@ -595,6 +595,30 @@ def test_who_sends_a_workflow_does_not_choose_a_secret(name: str) -> None:
     assert vars(resolve({**section, "hosts": {}}, section))[name] == value  # as Covalent builds it by name
 
 
+@pytest.mark.parametrize(
+    ("arguments", "policy"),
+    [
+        ({"known_hosts_file": "/mine"}, "strict"),
+        ({"host_key_policy": "accept-new"}, "strict"),
+        ({"proxy_jump": "mine"}, "accept-new"),
+        ({"port": 2222}, "accept-new"),
+    ],
+)
+def test_who_sends_a_workflow_does_not_choose_where_a_password_goes(
+    arguments: dict[str, Any], policy: str
+) -> None:
+    """An argument by which another machine could pass for the right one is refused beside a password."""
+    section = {"hosts": {"m": {"password_file": "/secret", "host_key_policy": policy}}}
+    (name,) = arguments
+    assert refusal({"hostname": "m", **arguments}, section) == (
+        f"{name} ({ARGUMENT}) decides which machine is handed the password of covalent.conf; move it there."
+    )
+    safe = {"hostname": "m", "host_key_policy": "strict", "proxy_jump": "j", "port": 1}
+    assert resolve(safe, section).port == 1
+    section["hosts"]["m"].pop("password_file")
+    assert resolve({"hostname": "m", **arguments}, section).hostname == "m"
+
+
 @pytest.mark.parametrize("name", SECRETS)
 @pytest.mark.parametrize("secret", ["correct horse", "hunter2!", 42])
 def test_a_secret_in_the_place_of_its_name_is_not_shown(name: str, secret: object) -> None:
