@@ -354,10 +354,10 @@ def test_no_hostname() -> None:
 
 
 @pytest.mark.parametrize(
-    "hostname", ["-oProxyCommand=x", "ada@m", "a b", "m/x", "\t", "m;x", "$(x)", "`x`", "a|b"]
+    "hostname", ["-oProxyCommand=x", "ada@m", "a b", "m/x", "\t", "m;x", "$(x)", "`x`", "a|b", "a,b", "[a]:1"]
 )
 def test_a_hostname_that_is_none_is_refused(hostname: str) -> None:
-    """An option in disguise, a user, a space or a path is no host name, whoever gives it."""
+    """An option in disguise, a user, a space or a path is no host name, nor is a list of them."""
     fix = "write a name, an address or an alias of ~/.ssh/config; a user goes into username."
     assert refusal({"hostname": hostname}) == f"hostname ({ARGUMENT}) is {hostname!r}; {fix}"
     table = {"hosts": {"build01": {"hostname": hostname}}}
