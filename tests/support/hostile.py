@@ -434,7 +434,7 @@ async def list_of_nothing(far: Far) -> None:
     await far.greet()
     task = (await far.frame(wire.LIST)).task
     while True:
-        await far.send(wire.LIST, task, None, b"[[" + b",".join([b"[]"] * 5000) + b"]]")
+        await far.send(wire.LIST, task, None, b"[[" + b",".join([b"[]"] * 1000) + b"]]")
 
 
 # ---- what is shown and written down
