@@ -342,6 +342,17 @@ async def test_a_key_that_is_not_ours_alone_is_refused(
     assert said.format(key=key) in text
 
 
+@pytest.mark.parametrize("transport", ["asyncssh", "openssh"])
+async def test_a_path_in_a_command_to_type_is_one_word(home: Path, sshd: SSHServer, transport: str) -> None:
+    """A path that somebody else may have chosen does nothing but name a file when the advice is followed."""
+    key, known = make_key(home / "a; touch made"), home / "k; touch made"
+    key.chmod(0o644)
+    section = login.reaching(sshd, transport=transport, ssh_key_file=str(key))
+    assert f"run `chmod 600 '{key}'`" in await login.refusal(section, errors.AuthError)
+    section = login.reaching(sshd, transport=transport, known_hosts_file=str(known))
+    assert f"-o UserKnownHostsFile='{known}'" in await login.refusal(section, errors.HostKeyUnknown)
+
+
 @pytest.mark.parametrize("form", ["binary", "behind a preface"])
 async def test_no_form_of_a_private_key_may_be_read_by_others(home: Path, sshd: SSHServer, form: str) -> None:
     """What others can read has to be a public key, or it is refused, however it looks."""

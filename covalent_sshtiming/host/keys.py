@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import shlex
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -136,7 +137,8 @@ def check_private(target: Target, path: Path) -> None:
                 "your ssh configuration."
             )
         if stat.S_IMODE(mode) & 0o077 and not _is_public(path.read_bytes()):
-            raise AuthError(f"{target}: others can read the key file {path}; run `chmod 600 {path}`.")
+            fix = f"run `chmod 600 {shlex.quote(str(path))}`"
+            raise AuthError(f"{target}: others can read the key file {path}; {fix}.")
     except OSError as error:
         raise AuthError(
             f"{target}: the key file {path} cannot be read ({error.strerror}); correct ssh_key_file."
@@ -181,9 +183,9 @@ def _unusable(target: Target, problems: dict[Path, str]) -> str:
         return f"{problem}, and no key agent has its private half. Set ssh_key_file to the private key{name}."
     if problem.endswith("is encrypted"):
         return (
-            f"{problem}, and no key agent has it. Run `ssh-add {path}` for an agent that the server reaches "
-            "(identity_agent), or name where its passphrase is: ssh_key_passphrase_env or "
-            "ssh_key_passphrase_file in covalent.conf."
+            f"{problem}, and no key agent has it. Run `ssh-add {shlex.quote(str(path))}` for an agent "
+            "that the server reaches (identity_agent), or name where its passphrase is: "
+            "ssh_key_passphrase_env or ssh_key_passphrase_file in covalent.conf."
         )
     if problem.startswith("the passphrase"):
         return f"{problem}; correct what ssh_key_passphrase_env or ssh_key_passphrase_file leads to."
@@ -271,7 +273,7 @@ def _secret_file(target: Target, setting: str, file: str) -> str:
             if stat.S_IMODE(facts.st_mode) & 0o077 or facts.st_uid not in (os.getuid(), 0):
                 raise ConfigError(
                     f"{target}: others can read or own {file}, where {setting} leads to; run "
-                    f"`chmod 600 {file}` as its owner, who has to be the server's user."
+                    f"`chmod 600 {shlex.quote(file)}` as its owner, who has to be the server's user."
                 )
             text = opened.read(SECRET_MAX).decode("utf-8")
     except OSError as error:
