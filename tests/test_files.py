@@ -23,6 +23,7 @@ from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.outputs import Outputs
 from covalent_sshtiming.remote import places
+from covalent_sshtiming.timing.rotation import rotated
 
 STRANGER = 54_321  # a user id that nobody has
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can make files of other users")
@@ -302,6 +303,25 @@ async def test_files_here_are_the_users_alone(sshd: SSHServer, place: Path, plac
             path.chmod(0o640)
             assert (await machine.run(say)).error is None
     assert mode(path) == 0o640
+
+
+def test_a_packed_log_is_never_open_to_others(place: Path) -> None:
+    """The file that a log is packed into has the log's mode before anything is in it, and no other."""
+    log, looking = place / "log.jsonl", True
+    seen: list[int] = []
+
+    def look(event: str, args: tuple[Any, ...]) -> None:
+        if looking and event == "os.chmod" and isinstance(args[0], int):
+            seen.append(stat.S_IMODE(os.fstat(args[0]).st_mode))
+
+    log.write_text("{}\n")
+    log.chmod(0o640)
+    sys.addaudithook(look)
+    with umask(0o022):
+        (packed,) = rotated(log, compress=True)
+    looking = False  # a hook cannot be taken out again
+    assert seen == [0o600]
+    assert mode(packed) == 0o640
 
 
 async def test_an_output_pipe_that_nobody_reads_holds_nobody_up(place: Path) -> None:
