@@ -1,7 +1,7 @@
 """Ways in: keys, passphrases, agents, certificates, passwords, jump hosts, the ssh configuration.
 
-Against real sshds, with a HOME of one's own. Only the password's server is asyncssh's: sshd would need an
-account whose password is known.
+Against real sshds, with a HOME of one's own. A password's server is asyncssh's where root's sshd is not to be
+had, which alone can have an account whose password is known.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import asyncssh
 import pytest
+from support.accounts import password_sshd
 from support.keys import keygen, make_key, public, sign
 from support.login import SECRET, authorize, enter, known_file, reaching, refusal, target_of
 
@@ -301,6 +302,21 @@ async def test_a_password_by_name(home: Path, monkeypatch: pytest.MonkeyPatch) -
         assert "pony" not in text
         monkeypatch.setenv("SST_PASSWORD", SECRET)
         assert await enter({**section, "password_env": "SST_PASSWORD"}) == "in"
+
+
+async def test_a_password_by_name_against_a_real_sshd(home: Path, short_place: Path) -> None:
+    """OpenSSH's server lets the password's owner in; a wrong one is told with its setting, and not shown."""
+    file = home / "password"
+    file.touch(mode=0o600)
+    with password_sshd(short_place / "account") as server:
+        section = reaching(server, ssh_key_file=None, password_file=str(file))
+        file.write_text(f"{SECRET}\n")
+        assert await enter(section) == "in"
+        file.write_text("wrong pony")
+        text = await refusal(section, errors.AuthError)
+    assert "the login as ada with the password of password_file was refused (Permission denied" in text
+    assert "Correct username, or the password that password_file leads to" in text
+    assert "pony" not in text
 
 
 async def test_a_password_is_kept_from_a_machine_that_is_not_the_right_one(home: Path) -> None:
