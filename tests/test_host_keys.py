@@ -177,6 +177,24 @@ async def test_accept_new_refuses_what_it_cannot_record(home: Path, sshd: SSHSer
     assert "cannot be recorded in /dev/null (it is no regular file" in text
 
 
+def test_a_key_is_recorded_whole_or_not_at_all(tmp_path: Path) -> None:
+    """On a disk with room for a part of the line only, nothing is recorded, and nobody believes it is."""
+    path, before = tmp_path / "known_hosts", "# what was there\n"
+    path.write_text(before)
+    key = make_key(tmp_path / "key")
+    script = (
+        "import resource, sys, asyncssh; from pathlib import Path\n"
+        "from covalent_sshtiming.host import knownhosts\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60))\n"
+        "knownhosts.record(Path(sys.argv[1]), 'host', asyncssh.read_public_key(sys.argv[2]), False)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, path, f"{key}.pub"], capture_output=True, text=True, check=False
+    )
+    assert "OSError: [Errno 27]" in ran.stderr
+    assert path.read_text() == before
+
+
 def test_many_may_record_at_once(tmp_path: Path) -> None:
     """Processes that record one key at the same time leave one whole line, others a line each."""
     keys = [make_key(tmp_path / str(i)) for i in range(2)]

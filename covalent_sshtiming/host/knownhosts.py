@@ -111,8 +111,18 @@ def record(path: Path, name: str, key: asyncssh.SSHKey, hashed: bool) -> Known:
         end = os.lseek(file, 0, os.SEEK_END)
         torn = end > 0 and os.pread(file, 1, end - 1) != b"\n"
         line = f"{_hashed(name) if hashed else name} {_public(key)}\n".encode()
-        os.write(file, b"\n" + line if torn else line)
+        _append(file, b"\n" + line if torn else line, end)
         return Known([key], known.portless, known.authorities, known.revoked)
+
+
+def _append(file: int, data: bytes, end: int) -> None:
+    """Write all of it, or leave the file as it was; after a short write the next says why."""
+    try:
+        while data:
+            data = data[os.write(file, data) :]
+    except OSError:
+        os.ftruncate(file, end)
+        raise
 
 
 @contextmanager
