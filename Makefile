@@ -74,7 +74,7 @@ fuzz: $(VENV)/.installed-dev
 # The oldest version of each of our own requirements that names one, to pip-audit, which lives in an environment of its own.
 audit:
 	@mkdir -p build
-	@sed -n '/^dependencies/,/^\]/ s/^ *"\([a-z]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' pyproject.toml > build/oldest.txt
+	@sed -n '/^dependencies/,/^\]/ s/^ *"\([a-z0-9-]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' pyproject.toml > build/oldest.txt
 	@test -x build/audit/bin/pip-audit || { python3 -m venv build/audit && build/audit/bin/pip install -q pip-audit; }
 	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r build/oldest.txt
 
