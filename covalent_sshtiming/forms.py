@@ -13,14 +13,15 @@ from pathlib import Path
 
 # What a ProxyCommand or a `Match exec` in an ssh configuration would hand to a shell with the name.
 _SHELL = "'`\"$\\\\;&<>|(){}*?#!~"
-
-
+# With these a name would be several, or another one's, in the known_hosts line that `accept-new` writes.
+_LISTS = r",\[\]"
 _FAR_PATH_MAX = 1000
 
 
 def host_name(value: str) -> str:
     """Check a name, address or alias of a machine."""
-    if not re.fullmatch(rf"[^\s@/{_SHELL}-][^\s@/{_SHELL}]*", value) or not value.isprintable():
+    wrong = rf"\s@/{_SHELL}{_LISTS}"
+    if not re.fullmatch(rf"[^{wrong}-][^{wrong}]*", value) or not value.isprintable():
         raise ValueError("write a name, an address or an alias of ~/.ssh/config; a user goes into username")
     return value
 
@@ -89,6 +90,13 @@ def far_directory(value: str) -> str:
     """Check a path on the machine that is no place relative to another."""
     if not value.startswith(("/", "~/")) or len(value) > _FAR_PATH_MAX:
         raise ValueError("write an absolute path, or one that begins with ~/")
+    return value
+
+
+def conda_environment(value: str) -> str:
+    """Check the name or path of a conda environment, which conda puts into a script for a shell."""
+    if not re.fullmatch(r"[\w./~][\w./~@%+=,: -]*", value):
+        raise ValueError("write a name or a path: letters, digits, spaces and ./~@%+=,:_- with no - in front")
     return value
 
 

@@ -44,6 +44,8 @@ LOCALHOST = "localhost"
 _MACHINE = (
     "hostname",
     "python_path",
+    "conda_env",
+    "setup_commands",
     "remote_cache",
     "remote_spool",
     "remote_workdir",
@@ -52,6 +54,7 @@ _MACHINE = (
     "gpus",
     "slot_env",
 )
+_SETUP_MAX = 4096  # bytes of all set-up commands, which travel in the command line
 
 _log = logging.getLogger(__name__)
 
@@ -179,6 +182,7 @@ def _values(layers: Sequence[_Layer]) -> dict[str, Any]:
     values["env_from"] = tuple(
         dict.fromkeys(name for layer in layers for name in _first("env_from", [layer]) or ())
     )
+    values["setup_commands"] = _checked_setup(values["setup_commands"] or ())
     values["timing_filepath"] = values["timing_filepath"] or str(default_timing_log())
     if not values["retry_connect"]:
         values["max_connection_attempts"] = 1
@@ -186,6 +190,16 @@ def _values(layers: Sequence[_Layer]) -> dict[str, Any]:
         values["time_limit"] = None
     resources.check(values)
     return values
+
+
+def _checked_setup(commands: Sequence[str]) -> tuple[str, ...]:
+    size = sum(len(command.encode()) for command in commands)
+    if size > _SETUP_MAX:
+        raise ConfigError(
+            f"setup_commands are {size} bytes together, {_SETUP_MAX} is the most; put them into a file on "
+            "that machine, and `source` it."
+        )
+    return tuple(commands)
 
 
 def run_here(found: Settings, section: Mapping[str, Any]) -> Settings:
@@ -217,11 +231,25 @@ def _check_secrets(given: _Layer, values: Mapping[str, Any]) -> None:
                 f'{name} cannot be used with transport = "openssh", because ssh takes no secret from us; '
                 "load the key into a key agent, or remove transport."
             )
-    if (values["password_env"] or values["password_file"]) and values["host_key_policy"] == "off":
+    if values["password_env"] or values["password_file"]:
+        _check_password(given, values["host_key_policy"])
+
+
+def _check_password(given: _Layer, policy: str) -> None:
+    """Refuse what would let another machine than the right one have the password."""
+    if policy == "off":
         raise ConfigError(
             'a password is not sent to a machine that host_key_policy = "off" leaves unchecked; set '
             'host_key_policy to "strict" or "accept-new".'
         )
+    # With strict the keys on record decide; with accept-new whoever is met first under a name.
+    deciding = ["known_hosts_file"]
+    if policy != "strict":
+        deciding += ["host_key_policy", "proxy_jump", "port"]
+    for name in deciding:
+        if OPTIONS[name].is_set(given.values.get(name)):
+            wrong = "decides which machine is handed the password of covalent.conf"
+            raise _refusal(name, given.where, wrong, "move it there")
 
 
 def _own_arguments(

@@ -110,8 +110,7 @@ class Agent:
         if self._warm:
             return
         self._warm = True
-        import cloudpickle  # noqa: F401 - for the workers, which inherit it
-
+        worker.rehearsed_request()  # for the workers, which inherit it, and cloudpickle with it
         worker.let_installed_modules_come_first()
         gc.freeze()
 

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import figures, gauge, limits, meter, places, platforms, standby, surroundings
+from . import figures, gauge, limits, places, platforms, standby, surroundings
 
 ORDER_MAX = 64 * 1024  # bytes, with the longest facts and variables of a task
 HANDLES_MAX = 253  # descriptors that the kernel passes on with one message
@@ -127,7 +127,9 @@ class Supervisor:
         self.agent_gone = False
         self.gauge = gauge.Gauge(order["handles"].pop()) if order.get("gauged") else None
         self.oom_kills: "Optional[int]" = None  # of the whole machine, when the worker was let go
+        self.forgetful = False  # whether a worker that left no report had SIGCHLD ignored
         self.woken = self.left = time.monotonic()
+        self.started = self.finished = time.time()
 
     def see_through(self) -> None:
         """Take the lock, start the worker, wait for everything, publish; or touch nothing."""
@@ -224,17 +226,19 @@ class Supervisor:
         """Wait for every child that has ended; true while any is left."""
         while True:
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                ended = platforms.next_ended()
+                if ended == self.crew.pid and not self.crew.board.has_report:
+                    self.forgetful = surroundings.forgets_children(ended)
+                pid, status, usage = os.wait4(ended, os.WNOHANG) if ended else (0, 0, None)
             except ChildProcessError:
                 return False
-            if pid == 0:
+            if usage is None or pid == 0:
                 return True
             if pid == self.crew.pid:
                 self.status, self.usage, self.left = status, usage, time.monotonic()
+                self.finished = time.time()
             else:
-                self.orphans.append(
-                    figures.Orphan(pid, time.monotonic(), meter.seconds(usage), meter.peak(usage))
-                )
+                self.orphans.append(figures.Orphan(pid, time.monotonic(), usage))
 
     def _signal(self, number: int) -> None:
         if platforms.LINUX:
@@ -255,15 +259,16 @@ class Supervisor:
         ended["stdout"], ended["stderr"] = self.crew.stdout.total, self.crew.stderr.total
         ended["record"] = figures.of_task(report, self._seen())
         if self.order.get("gpus"):
-            ended["record"].update(self._of_gpus(report.get("call") or {}), gpu_devices=self.order["gpus"])
+            ended["record"].update(self._of_gpus(), gpu_devices=self.order["gpus"])
         return ended
 
-    def _of_gpus(self, call: "Dict[str, Any]") -> "Dict[str, Any]":
+    def _of_gpus(self) -> "Dict[str, Any]":
         """Return what the GPUs did in the call, which something may have cut short."""
-        first = self.crew.board.first_mark()
-        if self.gauge is None or first is None:
+        marks = self.crew.board.marks()
+        if self.gauge is None or "call" not in marks:
             return {}
-        return self.gauge.figures(first.wall, call.get("ended", self.left))
+        after = marks.get("after")
+        return self.gauge.figures(marks["call"].wall, after.wall if after else self.left)
 
     def _abnormal(self, code: "Optional[int]", number: int) -> "Dict[str, Any]":
         if self.reason == "cancelled":
@@ -283,9 +288,19 @@ class Supervisor:
         return oom_words(of_group, self.oom_kills, surroundings.oom_kills())
 
     def _seen(self) -> figures.Seen:
-        queued = float(self.order["queued"])
-        crew = self.crew
-        return figures.Seen(self.usage, self.orphans, crew.board, crew.group, queued, self.woken, self.left)
+        return figures.Seen(
+            worker=self.crew.pid,
+            usage=self.usage,
+            forgetful=self.forgetful,
+            orphans=self.orphans,
+            board=self.crew.board,
+            group=self.crew.group,
+            queued=float(self.order["queued"]),
+            woken=self.woken,
+            left=self.left,
+            started=self.started,
+            finished=self.finished,
+        )
 
     def _publish(self, ended: "Dict[str, Any]") -> None:
         content = json.dumps(ended).encode()
