@@ -16,6 +16,7 @@ import psutil
 import pytest
 from support import leftovers
 from support.farside import PYTHON, FarSide
+from support.gpus import GPUs
 from support.keys import make_key, sign
 
 from covalent_sshtiming.demo.dispatcher import Dispatcher
@@ -137,6 +138,16 @@ def short_place() -> Iterator[Path]:
     """Return a directory of one test whose path is short enough for a socket in it."""
     with tempfile.TemporaryDirectory(prefix="sp-", dir="/tmp", ignore_cleanup_errors=True) as name:
         yield Path(name)
+
+
+@pytest.fixture
+def four_gpus(short_place: Path, monkeypatch: pytest.MonkeyPatch) -> GPUs:
+    """Return a machine with four GPUs, which this process's far sides see."""
+    made = GPUs(short_place / "gpus", 4)
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return made
 
 
 LIMITED_USER = 61234  # a user id with no process but ours

@@ -1,54 +1,37 @@
-"""GPUs and other devices: each task has its own, whatever dies, and its record says what they did.
+"""GPUs and other devices: each task has its own, whatever dies.
 
-There is no GPU here: `nvidia-smi` and NVML are the few lines of tests/support/gpus.py.
+There is no GPU here: `nvidia-smi` is a few lines of tests/support/gpus.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import os
 import random
 import selectors
 import signal
-import socket
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support import direct, farside
 from support.farside import FarSide, new_key
 from support.gpus import GPUs
 
-from covalent_sshtiming import settings
-from covalent_sshtiming.errors import ConfigError
-from covalent_sshtiming.remote import gauge, gpus, needs, places, slots
-from covalent_sshtiming.remote.gauge import Span
+from covalent_sshtiming.remote import gpus, needs, places, slots
 from covalent_sshtiming.remote.needs import Devices, Never
 
 MINE = "CUDA_VISIBLE_DEVICES"
-LIST = 'write a list of texts, as in ["0", "1"].'
-
-
-@pytest.fixture
-def machine(short_place: Path, monkeypatch: pytest.MonkeyPatch) -> GPUs:
-    """Return a machine with four GPUs, which this process's far sides see."""
-    made = GPUs(short_place / "gpus", 4)
-    for name, value in made.environment.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv(MINE, raising=False)
-    return made
 
 
 # ---- handing out
 
 
-async def test_a_task_has_gpus_of_its_own(machine: GPUs, short_place: Path) -> None:
+async def test_a_task_has_gpus_of_its_own(four_gpus: GPUs, short_place: Path) -> None:
     """Each task is told as many as it asked for; one that asks for none is told nothing, and nobody asked."""
 
     def told(seconds: float) -> tuple[str | None, str | None]:
@@ -60,14 +43,14 @@ async def test_a_task_has_gpus_of_its_own(machine: GPUs, short_place: Path) -> N
 
     async with direct.here(short_place, max_parallel=4) as far:
         assert (await far.run(told, 0.0)).value == (None, None)
-        assert not machine.calls.exists()
+        assert not four_gpus.calls.exists()
         ran = await asyncio.gather(*(far.run(told, 0.3, options={"gpus_per_task": 2}) for _ in range(2)))
         assert sorted(one.value for one in ran) == [("0,1", "PCI_BUS_ID"), ("2,3", "PCI_BUS_ID")]
         spawned = {"gpus_per_task": 1, "isolation": "spawn", "env": {"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}}
         assert (await far.run(told, 0.0, options=spawned)).value == ("0", "FASTEST_FIRST")
         devices = [record["gpu_devices"] for record in far.records()]
     assert (devices[0], sorted(devices[1:3]), devices[3]) == (None, ["0,1", "2,3"], "0")
-    assert machine.calls.read_text() == "--query-gpu=index,uuid --format=csv,noheader\n"
+    assert four_gpus.calls.read_text() == "--query-gpu=index,uuid --format=csv,noheader\n"
 
 
 async def test_other_devices_are_given_by_slot_env(short_place: Path) -> None:
@@ -144,7 +127,7 @@ def killing(far: FarSide, dice: random.Random) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("count", [24, pytest.param(100, marks=pytest.mark.soak)])
-def test_a_gpu_is_never_two_tasks(machine: GPUs, short_place: Path, count: int) -> None:
+def test_a_gpu_is_never_two_tasks(four_gpus: GPUs, short_place: Path, count: int) -> None:
     """Tasks that return, raise, crash or lose their supervisor, and a killed agent: no GPU is given twice."""
     place = short_place / "held"
     place.mkdir()
@@ -304,20 +287,20 @@ def test_too_few_gpus_are_refused(
     ],
     ids=["fails", "says nothing", "has none", "talks nonsense", "hangs"],
 )
-def test_an_nvidia_smi_that_finds_none_is_quoted(machine: GPUs, script: str, why: str) -> None:
+def test_an_nvidia_smi_that_finds_none_is_quoted(four_gpus: GPUs, script: str, why: str) -> None:
     """Whatever goes wrong is said; it is asked aside, and again after a while."""
-    machine.answers(script)
+    four_gpus.answers(script)
     selector = selectors.DefaultSelector()
     finder = gpus.Finder(selector, patience=0.5)
     assert finder.found() is None
     found = answer(finder, selector)
     assert (found, finder.why) == ({}, why)
-    machine.answers("echo 0, GPU-a\n")
+    four_gpus.answers("echo 0, GPU-a\n")
     assert finder.found() == {}
     finder._until = 0.0
     assert finder.found() is None
     assert answer(finder, selector) == {"0": "GPU-a"}
-    assert len(machine.calls.read_text().splitlines()) == 2
+    assert len(four_gpus.calls.read_text().splitlines()) == 2
     collect_children()
 
 
@@ -347,168 +330,3 @@ async def test_a_machine_without_gpus_refuses(short_place: Path, monkeypatch: py
         "localhost: <lambda> needs 1 GPU (gpus_per_task), and none is known there: nvidia-smi cannot be run: "
         "No such file or directory; list them in gpus, or see to that."
     )
-
-
-@pytest.mark.parametrize(
-    ("given", "text"),
-    [
-        (
-            {"gpus_per_task": 3, "gpus": ["0", "1", "1"]},
-            "gpus_per_task is 3, and gpus lists 2; ask for fewer, or list more.",
-        ),
-        (
-            {"gpus_per_task": 1, "env": {MINE: "0"}},
-            (
-                "env sets CUDA_VISIBLE_DEVICES, of which gpus_per_task gives each task a value of its own; "
-                "take it out of env and env_from."
-            ),
-        ),
-        (
-            {"slot_env": {"BOARD": ["0"]}, "env": {"BOARD": "0"}},
-            (
-                "env sets BOARD, of which slot_env gives each task a value of its own; "
-                "take it out of env and env_from."
-            ),
-        ),
-        (
-            {"gpus_per_task": 1, "slot_env": {MINE: ["0"]}},
-            "slot_env.CUDA_VISIBLE_DEVICES and gpus_per_task are both set; remove one of them.",
-        ),
-        ({"slot_env": {"BOARD": "0"}}, "slot_env.BOARD (GIVEN) is '0'; " + LIST),
-        ({"slot_env": {"BOARD": []}}, "slot_env.BOARD (GIVEN) is []; " + LIST),
-        ({"slot_env": {"BOARD": [1]}}, "slot_env.BOARD (GIVEN) is [1]; " + LIST),
-        (
-            {"slot_env": {"A-B": ["0"]}},
-            (
-                "slot_env['A-B'] (GIVEN) does not name a variable; "
-                "use letters, digits and _, with no digit in front."
-            ),
-        ),
-        (
-            {"slot_env": {"BOARD": ["a\nb"]}},
-            "slot_env.BOARD (GIVEN) contains a line break or a NUL character; remove it.",
-        ),
-        (
-            {"slot_env": {"BOARD": ["x" * 1000] * 17}},
-            "gpus and slot_env have over 16384 characters; list fewer devices.",
-        ),
-        (
-            {"gpus": ["0,1"]},
-            (
-                "gpus (GIVEN) is ['0,1']; write the index or the UUID of one GPU in each text, "
-                "as `nvidia-smi -L` shows them."
-            ),
-        ),
-        (
-            {"slots_dir": "slots"},
-            "slots_dir (GIVEN) is 'slots'; write an absolute path, or one that begins with ~/.",
-        ),
-        ({"isolation": "thread"}, 'isolation (GIVEN) is \'thread\'; write one of "fork", "spawn".'),
-    ],
-)
-def test_settings_that_cannot_be_are_refused(given: dict[str, Any], text: str) -> None:
-    """What can be known of before the machine is asked never goes there."""
-    with pytest.raises(ConfigError) as refused:
-        settings.resolve({"hostname": "m", **given}, {})
-    assert str(refused.value) == text.replace("GIVEN", "argument of TimingSSHExecutor")
-
-
-def test_tables_of_devices_add_up() -> None:
-    """slot_env of a machine and of the section are taken together; of one variable the nearer one counts."""
-    section = {"slot_env": {"A": ["1"], "B": ["1"]}, "hosts": {"m": {"slot_env": {"B": ["2"]}}}}
-    found = settings.resolve({"hostname": "m", "slot_env": {"C": ["3"]}}, section)
-    assert found.slot_env == {"A": ["1"], "B": ["2"], "C": ["3"]}
-
-
-# ---- what they did
-
-
-async def test_the_record_says_what_the_gpus_did(machine: GPUs, short_place: Path) -> None:
-    """Utilisation is the mean over devices and time of the call, memory the most on all; both device-wide."""
-
-    def work(modules: str) -> None:
-        import time
-
-        for busy, used in ((100, 2000), (0, 7000), (0, 10)):
-            for device in ("0", "1"):
-                with open(f"{modules}/{device}", "w") as file:
-                    file.write(f"{busy} {used}")
-            time.sleep(0.5)
-
-    machine.now("0", 50, 500)
-    async with direct.here(short_place) as far:
-        await far.run(work, str(machine.modules), options={"gpus_per_task": 2})
-        await far.run(lambda: None)
-        (record, other) = far.records()
-    assert record["gpu_devices"] == "0,1"
-    assert 0.1 < record["gpu_utilization"] < 0.7
-    assert record["gpu_memory_peak_bytes"] == 14000
-    assert record["gpu_device_wide"] is True
-    assert {value for name, value in other.items() if name.startswith("gpu_")} == {None}
-
-
-async def test_a_killed_task_has_figures_too(machine: GPUs, short_place: Path) -> None:
-    """Of a task that was killed in its call the record says what its GPU did until then."""
-
-    def die() -> None:
-        import os
-        import time
-
-        time.sleep(0.5)
-        os.kill(os.getpid(), 9)
-
-    async with direct.here(short_place, gpus_per_task=1) as far:
-        await far.run(die)
-        (record,) = far.records()
-    assert (record["status"], record["gpu_utilization"]) == ("killed", pytest.approx(0.5))
-
-
-@pytest.mark.parametrize("broken", ["", "raise OSError('no driver')\n", "import time\ntime.sleep(1.5)\n"])
-async def test_without_nvml_there_are_no_figures(machine: GPUs, short_place: Path, broken: str) -> None:
-    """Where its module is not there, fails or hangs, the record has the devices only, and nobody waits."""
-    (machine.modules / "pynvml.py").write_text(broken) if broken else (machine.modules / "pynvml.py").unlink()
-
-    def nap() -> None:
-        import time
-
-        time.sleep(0.3)
-
-    async with direct.here(short_place, gpus_per_task=1) as far:
-        await far.run(nap)
-        (record,) = far.records()
-    assert record["gpu_devices"] == "0"
-    figures = {record[name] for name in ("gpu_utilization", "gpu_memory_peak_bytes", "gpu_device_wide")}
-    assert figures == {None}
-    assert record["phase_exit_wall_s"] < 1
-
-
-def test_figures_are_those_of_the_call() -> None:
-    """Spans count by the part of them that lies in the call, and memory by every span that touches it."""
-    seen = [(1.0, 10), (0.5, 30), (0.0, 20), (1.0, 99)]
-    spans = [Span(float(second), 1.0, *one) for second, one in enumerate(seen)]
-    told = gauge.between(spans, 0.5, 2.5)
-    assert told == {"gpu_utilization": 0.5, "gpu_memory_peak_bytes": 30, "gpu_device_wide": True}
-    assert gauge.between(spans, 4.5, 5.0) == {}
-    assert gauge.between([Span(0.0, 1.0, math.nan, 10)], 0.0, 1.0)["gpu_utilization"] is None
-
-
-def test_long_tasks_have_longer_spans() -> None:
-    """Joined spans say the same of the whole time, and their peaks are the highest of their parts."""
-    spans = [Span(number * 0.5, 0.5, 0.1 * (number % 5), number) for number in range(101)]
-    joined = gauge.thin_out(spans)
-    assert len(joined) == 51
-    before, after = (gauge.between(some, 0.0, 50.5) for some in (spans, joined))
-    assert after["gpu_utilization"] == pytest.approx(before["gpu_utilization"])
-    assert after["gpu_memory_peak_bytes"] == before["gpu_memory_peak_bytes"] == 100
-
-
-@pytest.mark.parametrize("told", [b"", b"\n", b"\n{", b"\n[1]", b"\n[[1,2,3]]", b'\n[["a",1,1,1]]', b"\n0"])
-def test_an_answer_that_makes_no_sense_is_none(told: bytes) -> None:
-    """Whatever a gauge says, the task has its outcome."""
-    ours, theirs = socket.socketpair()
-    with theirs:
-        theirs.sendall(told)
-        theirs.shutdown(socket.SHUT_WR)
-        end = gauge.Gauge(ours.detach())
-        assert end.figures(0.0, 2.0) == {}
-        end.close()
