@@ -281,6 +281,9 @@ class Supervisor:
             if number == signal.SIGKILL:
                 text += self._out_of_memory()
             return outcome("killed", {"class": "TaskDied", "text": text})
+        if os.path.exists(self._path(places.REQUEST)):  # a fork has opened it at once: this one is spawned
+            text = "its fresh interpreter exited %s before it began: see its stderr, and what env sets for it"
+            return outcome("failed", {"class": "RemoteEnvError", "text": text % code, "phase": "start"})
         return outcome("failed", {"class": "TaskDied", "text": "exited %s without a result" % code})
 
     def _out_of_memory(self) -> str:
