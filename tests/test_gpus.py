@@ -284,8 +284,22 @@ def test_too_few_gpus_are_refused(
         ("echo 'No devices were found'\n", "nvidia-smi exited 0: No devices were found"),
         ("echo 'x, GPU-a'; echo '1'; echo '2,'\n", "nvidia-smi exited 0: x, GPU-a 1 2,"),
         ("exec sleep 60\n", "nvidia-smi did not answer within 0.5 s"),
+        ("sleep 60 &\necho 0, GPU-a\n", "nvidia-smi did not answer within 0.5 s"),
+        ("exec >&- 2>&-\nexec sleep 60\n", "nvidia-smi did not answer within 0.5 s"),
+        ("exec yes\n", "nvidia-smi said over 65536 bytes"),
+        ("kill -9 $PPID\n", "nobody could ask nvidia-smi"),
     ],
-    ids=["fails", "says nothing", "has none", "talks nonsense", "hangs"],
+    ids=[
+        "fails",
+        "says nothing",
+        "has none",
+        "talks nonsense",
+        "hangs",
+        "leaves a child",
+        "hangs in silence",
+        "floods",
+        "kills who asks",
+    ],
 )
 def test_an_nvidia_smi_that_finds_none_is_quoted(four_gpus: GPUs, script: str, why: str) -> None:
     """Whatever goes wrong is said; it is asked aside, and again after a while."""

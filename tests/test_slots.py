@@ -6,6 +6,7 @@ import asyncio
 import functools
 import glob
 import os
+import shutil
 import signal
 import socket
 import time
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from conftest import executor_settings
 from support import direct, farside
@@ -180,3 +182,39 @@ def test_an_order_may_hold_more_locks_than_fit_a_message() -> None:
         assert (order["key"], len(set(order["handles"]))) == ("k", 600)
         for handle in order["handles"]:
             os.close(handle)
+
+
+def test_a_spool_that_was_tidied_up_has_slots_again(short_place: Path) -> None:
+    """A task whose directory of slots is gone gets one of a new directory, and does not wait for ever."""
+    with FarSide(short_place) as far, far.line() as line:
+        assert len(spans_of(line, submit(line, 1, 0.0, "d"))) == 1
+        shutil.rmtree(far.spool / "slots")
+        assert len(spans_of(line, submit(line, 1, 0.0, "d"))) == 1
+        shutil.rmtree(far.spool / "slots")
+        (far.spool / "slots").symlink_to("nowhere")
+        line.submit(new_key(), nap, 0.0)
+        error = line.outcome().ended["error"]
+    assert error["text"].startswith(f"cannot have a slot there: {far.spool}/slots: not a directory")
+
+
+def test_as_many_as_there_are_is_no_list(short_place: Path) -> None:
+    """A max_parallel beyond all measure is none, and costs the agent nothing."""
+    with FarSide(short_place) as far, far.line() as line:
+        spans = spans_of(line, submit(line, 6, 0.2, "d", max_parallel=2**53))
+        (agent,) = direct.agents(far.spool)
+        assert psutil.Process(agent).memory_info().rss < 60 << 20
+    assert most_at_once(spans) == 6
+
+
+def test_who_waits_for_a_slot_can_be_cancelled(short_place: Path) -> None:
+    """A cancelled task leaves the queue of its need, and those behind it go on."""
+    head = {"max_parallel": 4, "slot_env": {"DEVICE": ["only"]}}
+    with FarSide(short_place) as far, far.line() as line:
+        first, second, third = submit(line, 3, 0.4, "d", **head)
+        far.started(first)
+        line.cancel(second)
+        ended = {
+            key: told.status
+            for key, told in zip([first, second, third], line.outcomes([first, second, third]), strict=True)
+        }
+    assert list(ended.values()) == ["completed", "cancelled", "completed"]

@@ -6,10 +6,12 @@ after a while, because drivers come back.
 
 import json
 import os
+import select
 import selectors
+import signal
 import socket
 import time
-from typing import Any, Dict, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 from . import aside
 from .needs import GPUS, Devices, Never
@@ -19,6 +21,7 @@ _LATE_SECONDS = 5.0  # later it hangs in the kernel, where nothing ends it
 FORGET_SECONDS = 30.0
 _COMMAND = ("nvidia-smi", "--query-gpu=index,uuid", "--format=csv,noheader")
 _TEXT_MAX = 300  # characters
+_SAID_MAX = 64 * 1024  # bytes
 
 
 class Finder:
@@ -59,8 +62,11 @@ class Finder:
             data = b""
         self._heard += data
         if not data:
-            told = json.loads(self._heard.decode() or "{}")
-            self._answer(told.get("uuids", {}), told.get("why", "nvidia-smi ended without a word"))
+            try:
+                told = json.loads(self._heard.decode())
+            except ValueError:  # whoever asked was killed
+                told = {"uuids": {}, "why": "nobody could ask nvidia-smi"}
+            self._answer(told["uuids"], told["why"])
 
     def _answer(self, uuids: "Dict[str, str]", why: str) -> None:
         assert self._link is not None  # noqa: S101 - else nothing was asked
@@ -73,27 +79,57 @@ class Finder:
 
 def _query(link: socket.socket, patience: float) -> None:
     """Ask `nvidia-smi`, and send what it tells; the body of a process aside of the agent."""
+    uuids: "Dict[str, str]" = {}
+    try:
+        code, said = _run(time.monotonic() + patience)
+        uuids = _parse(said) if code == 0 else {}
+        why = "nvidia-smi exited %d: %s" % (code, " ".join(said.split())[:_TEXT_MAX] or "no word")
+    except OSError as error:
+        why = "nvidia-smi cannot be run: %s" % error.strerror
+    except ValueError as error:
+        why = str(error) or _unanswered(patience)
+    link.sendall(json.dumps({"uuids": uuids, "why": why}).encode())
+
+
+def _run(deadline: float) -> "Tuple[int, str]":
+    """Run `nvidia-smi`; return its exit code and all that it says.
+
+    Raises:
+        OSError: if there is none.
+        ValueError: if it does not end in time, or says too much.
+    """
     import subprocess
 
-    told: "Dict[str, Any]" = {}
+    said = b""
+    with subprocess.Popen(
+        _COMMAND,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    ) as child:
+        assert child.stdout is not None  # noqa: S101 - it is a pipe
+        try:
+            while select.select([child.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                data = os.read(child.stdout.fileno(), _SAID_MAX)
+                said += data
+                if len(said) > _SAID_MAX:
+                    raise ValueError("nvidia-smi said over %d bytes" % _SAID_MAX)
+                if not data:
+                    return child.wait(max(0.0, deadline - time.monotonic())), said.decode("utf-8", "replace")
+        except subprocess.TimeoutExpired:
+            pass
+        finally:
+            _kill_group(child.pid)
+    raise ValueError
+
+
+def _kill_group(leader: int) -> None:
+    """Kill a process and what it has started."""
     try:
-        ran = subprocess.run(
-            _COMMAND,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=patience,
-            check=False,
-        )
-        said = ran.stdout.decode("utf-8", "replace")
-        told["uuids"] = _parse(said) if ran.returncode == 0 else {}
-        words = " ".join(said.split())[:_TEXT_MAX]
-        told["why"] = "nvidia-smi exited %d: %s" % (ran.returncode, words or "no word")
-    except OSError as error:
-        told["why"] = "nvidia-smi cannot be run: %s" % error.strerror
-    except subprocess.TimeoutExpired:
-        told["why"] = _unanswered(patience)
-    link.sendall(json.dumps(told).encode())
+        os.killpg(leader, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # it has ended; macOS says so of zombies
+        pass
 
 
 def _unanswered(patience: float) -> str:

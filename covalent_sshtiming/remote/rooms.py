@@ -62,8 +62,17 @@ class Room:
     def _try(self, name: str) -> "Optional[int]":
         try:
             return places.try_lock(os.path.join(self._path, name))
+        except FileNotFoundError:  # somebody tidies up what looks old
+            self._make()
         except OSError:
-            return None
+            pass
+        return None
+
+    def _make(self) -> None:
+        try:
+            places.private_directory(self._path)
+        except OSError as error:
+            raise Unusable("%s: %s" % (self._path, error.strerror)) from error
 
 
 class SharedRoom(Room):

@@ -20,6 +20,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXP
 _ORDER = "CUDA_DEVICE_ORDER"
 _SAFE = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.:"
 _NAME_MAX = 100
+_SLOTS_MAX = 4096  # no agent has descriptors for so many tasks
 
 
 class Share(NamedTuple):
@@ -112,7 +113,7 @@ class Slots:
         wanted = [self._wanted_devices(one) for one in needed.devices]
         if None in wanted:
             return None
-        names = self._slot_names(needed.slots(cores))
+        names = self._slot_names(min(needed.slots(cores), max(cores, _SLOTS_MAX)))
         return [*filter(None, wanted), _Wanted("", names, {}, count)]
 
     def _wanted_devices(self, one: needs.Devices) -> "Optional[_Wanted]":

@@ -43,7 +43,7 @@ class Standby:
     def wake(self, directory: str, environment: "Dict[str, str]") -> None:
         """Let the worker go, to the task in `directory`, with these variables."""
         words = [directory, *("%s=%s" % item for item in environment.items())]
-        places.write_all(self.go, "\0".join(words).encode() + _END)
+        places.write_all(self.go, "\0".join(words).encode("utf-8", "surrogatepass") + _END)
         self._sleeps = False
         os.close(self.go)
 
@@ -123,5 +123,5 @@ def _wait(go: int) -> "Tuple[str, Dict[str, str]]":
             return "", {}
         heard += data
     os.close(go)
-    directory, *words = heard[: -len(_END)].decode().split("\0")
+    directory, *words = heard[: -len(_END)].decode("utf-8", "surrogatepass").split("\0")
     return directory, dict(word.split("=", 1) for word in words)
