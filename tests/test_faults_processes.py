@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -21,7 +21,7 @@ import pytest
 from conftest import LIMITED_USER, remote_environment, require_sshd
 from support import direct, farside, faults
 from support.farside import FarSide, Told, new_key
-from support.faults import noting, runs, until
+from support.faults import noting, runs, stopped, until
 from support.proxy import Proxy
 
 from covalent_sshtiming import errors
@@ -50,19 +50,6 @@ async def machine(server: SSHServer, place: Path) -> AsyncIterator[direct.Machin
     """Return a way to that server."""
     async with direct.machine(server, place, retry_wait_time=0.5) as reached:
         yield reached
-
-
-@contextmanager
-def stopped(pids: list[int]) -> Iterator[None]:
-    """Stop processes, and let those that still live go on in the end."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 # ---- killed: the connection's processes cost the connection, the task's own cost the task

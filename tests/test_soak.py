@@ -134,7 +134,10 @@ result = ct.get_result(dispatch_id, wait=True)
 ended = ct.get_result(victim, wait=True) if victim else None
 every = ended.get_all_node_results() if victim else []
 nodes = [str(node["status"]) for node in every if node["node_name"] == "slow"]
-print(json.dumps([str(result.status), result.result, nodes]))
+wrong = [] if str(result.status) == "COMPLETED" else [
+    node["error"] for node in result.get_all_node_results() if node["error"]
+]
+print(json.dumps([str(result.status), result.result, nodes, wrong]))
 """
 
 
@@ -166,13 +169,13 @@ async def test_two_hundred_through_a_dispatcher(
             await asyncio.sleep(2)
             proxy.reset()
             resets += 1
-        status, values, stopped = await told
+        status, values, stopped, wrong = await told
         await faults.until(lambda: not list((place / "spool").glob("tasks/*")), 30)
         await asyncio.sleep(1)
         after = _near(server)
     records = [json.loads(line) for line in (place / "timing.log.jsonl").read_text().splitlines()][lines:]
     ends = Counter(record["status"] for record in records if record["kind"] == "electron")
-    say(status=status, resets=resets, cancelled_nodes=Counter(stopped), records=dict(ends))
+    say(status=status, resets=resets, cancelled_nodes=Counter(stopped), records=dict(ends), errors=wrong)
     _say_held(before, after)
     assert (status, values) == ("COMPLETED", [x * x for x in range(200)])
     assert stopped == ["CANCELLED"] * 5

@@ -31,8 +31,7 @@ def unknown(session: Session, task: Task, _: wire.Frame) -> bool:
 
     Another machine behind the same name knows nothing, and says nothing about the task.
     """
-    here = session.hello.get("machine")
-    if task.machine and here and task.machine != here:
+    if task.machine and session.machine and task.machine != session.machine:
         other = printable(str(session.hello.get("hostname")), 80)
         session.fail(ConnectError(f"{session.target}: another machine answers ({other})."))
         return False

@@ -331,13 +331,12 @@ class Host:
         try:
             self._machine = await session.greeted()
             for task in self._tasks.values():
-                if task.sent_by is session:
-                    task.machine = self._machine.get("machine")
+                task.met = task.met or task.sent
             _log.info("connect.complete host=%s", self.target.label)
         except SSHTimingError as error:
             self._session = None
             for task in self._tasks.values():
-                if task.sent_by is session and not task.accepted:
+                if task.sent_by is session and not (task.accepted or error.retriable):
                     task.sent, task.sent_by = False, None  # nobody was there to read what we wrote
             await session.close()
             await self._after_failure(error)

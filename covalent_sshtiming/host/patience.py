@@ -1,7 +1,8 @@
 """Patience: how long a task waits for a connection, and the error that it ends with when that is over.
 
-Owns the difference between a task that was never sent, which follows the error of the last attempt,
-and one that was, which waits out `reconnect_timeout`; and the pause between two attempts. When to
+Owns the difference between a task that was sent to an agent, which waits out `reconnect_timeout`, and one
+that was not, or on a connection that ended before its agent spoke: that one ends with the error of the last
+attempt, which says so where it may run all the same. And the pause between two attempts. When to
 attempt is `host`'s to decide.
 """
 
@@ -22,21 +23,23 @@ def give_up_if_due(target: Target, task: Task, error: SSHTimingError, lost_at: f
 
     `lost_at` is the monotonic time since when the target is away, None where that is not known.
     """
-    if task.sent:
+    if task.sent and isinstance(error, HostKeyChanged):
+        task.fail(error)
+    elif task.sent and task.met:
         away = time.monotonic() - (lost_at or task.at["begun"])
-        if isinstance(error, HostKeyChanged):
-            task.fail(error)
-        elif away > target.reconnect_timeout:
+        if away > target.reconnect_timeout:
             task.fail(
                 ConnectionLostError(
                     f"{target}: the connection was lost and did not come back within "
                     f"{target.reconnect_timeout:g} s (last: {error}). The task may still run there."
                 )
             )
-    elif not error.retriable or task.failures >= target.attempts:
+    elif task.failures >= target.attempts or not (error.retriable or task.sent):
         if task.failures > 1:
             waited = time.monotonic() - task.at["begun"]
             error = type(error)(f"{error} Gave up after {task.failures} attempts in {waited:.0f} s.")
+        if task.sent:
+            error = ConnectionLostError(f"{error} The task was on its way, and may run there.")
         task.fail(error)
 
 

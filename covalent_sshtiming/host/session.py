@@ -47,6 +47,7 @@ class Session:
         """Hand frames to `on_frame`, which tells whether one brought anything, and the loss to `on_lost`."""
         loop = asyncio.get_running_loop()
         self.hello: dict[str, Any] = {}
+        self.machine: object = None  # its id, which it tells before anything is sent to it
         self.clock = Clock()
         self.writable_now = asyncio.Event()
         self.writable_now.set()
@@ -82,6 +83,7 @@ class Session:
             announced = await self._within(self._announced)
             if "refused" in announced:
                 raise _refusal(self.target, announced)
+            self.machine = announced.get("machine")
             if announced.get("archive") == "need":
                 self.write(bootstrap.archive().data)
             self.send(

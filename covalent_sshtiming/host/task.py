@@ -100,7 +100,8 @@ class Task:
         self.sent_by: Session | None = None  # the first session that it was sent on
         self.submitted_on: Session | None = None  # the last session that its request went out on
         self.result_on: Session | None = None  # the last session that announced a result
-        self.machine: object = None  # the id of the machine that it was sent to, once that is known
+        self.machine: object = None  # the id of the machine that it was sent to
+        self.met = False  # whether an agent was there for it; else nobody may have read what was sent
         self.accepted = False
         self.cancelled = False
         self.failures = 0

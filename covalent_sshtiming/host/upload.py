@@ -21,7 +21,8 @@ def submit(session: Session, task: Task) -> None:
     stop(task)
     task.sent, task.sent_by, task.submitted_on = True, task.sent_by or session, session
     task.request.left = True
-    task.machine = task.machine or session.hello.get("machine")
+    task.machine = task.machine or session.machine
+    task.met = task.met or bool(session.hello)
     task.mark("sent")
     request = task.request
     head = {**request.head, "key": request.key, "size": request.size}

@@ -154,6 +154,19 @@ def kill(*pids: int) -> None:
     farside.until(lambda: not living(list(pids)), "the killed to go")
 
 
+@contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Stop processes, and let those that still live go on in the end."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
 def started(machine: direct.Machine) -> list[dict[str, Any]]:
     """Return what the supervisors of the tasks in the spool have noted."""
     found = [places.read_json(str(path)) for path in machine.spool.glob("tasks/*/started")]
