@@ -9,13 +9,14 @@ import os
 import socket
 import time
 from collections import deque
-from typing import Any, Deque, Dict, Iterator, List
+from typing import Any, Deque, Dict, Iterator, List, Tuple
 
 from . import wire
 
 READ_PIECE = 256 * 1024
 OUT_LOW = 256 * 1024  # bytes waiting, below which downloads are asked for more
 OUT_MAX = 8 << 20  # a client that lets this much of small frames pile up is gone
+HOLD_SECONDS = 0.005  # that an answer waits for others: a packet costs each end more than a frame
 
 
 class Gone(Exception):
@@ -35,6 +36,7 @@ class Connection:
         self.heard = time.monotonic()
         self._decoder = wire.Decoder()
         self._out = bytearray()
+        self._held: "List[Tuple[int, int, float]]" = []  # kind, task, and since when
         self._downloads: "Deque[Iterator[bytes]]" = deque()
         for handle in (reading, writing):
             os.set_blocking(handle, False)
@@ -59,9 +61,19 @@ class Connection:
     def send(self, kind: int, task: int = 0, header: "Dict[str, Any]" = {}, body: bytes = b"") -> None:  # noqa: B006 - never written to
         """Queue a small frame; it leaves with the next `write`."""
         self._check_open()
+        self._release()
         self._out += wire.encode(kind, task, header, body)
         if len(self._out) > OUT_MAX:
             raise Gone
+
+    def hold(self, kind: int, task: int) -> None:
+        """Queue a frame that can wait for others; once it leaves, it says how long ago this was."""
+        self._held.append((kind, task, time.monotonic()))
+
+    @property
+    def holds(self) -> bool:
+        """Whether frames wait for others."""
+        return bool(self._held)
 
     @property
     def has_room(self) -> bool:
@@ -80,6 +92,8 @@ class Connection:
     def write(self) -> None:
         """Write what goes without waiting; raises Gone if the other end has gone."""
         self._check_open()
+        if self.wants_to_write or (self._held and time.monotonic() - self._held[0][2] >= HOLD_SECONDS):
+            self._release()
         while self.wants_to_write:
             self._fill()
             try:
@@ -89,6 +103,13 @@ class Connection:
             except OSError as error:
                 raise Gone from error
             del self._out[:written]
+
+    def _release(self) -> None:
+        """Let held frames go, before whatever comes after them."""
+        now = time.monotonic()
+        for kind, task, since in self._held:
+            self._out += wire.encode(kind, task, {"ago": round(now - since, 6)})
+        self._held.clear()
 
     def _fill(self) -> None:
         while self._downloads and len(self._out) < OUT_LOW:
