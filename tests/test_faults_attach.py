@@ -297,6 +297,27 @@ async def test_another_machine_gets_no_task_that_was_read_without_a_word(
     assert len(runs(place / "ran")) == 1
 
 
+# ---- a spool that somebody removes
+
+
+@pytest.mark.parametrize("what", ["spool", "spool/tasks"])
+async def test_a_spool_that_was_removed_is_made_anew(
+    linked: tuple[direct.Machine, Proxy], place: Path, what: str
+) -> None:
+    """Removed under a warm agent, the spool costs its tasks and one reconnect: the next task runs."""
+    machine, _ = linked
+    running = asyncio.ensure_future(machine.run(noting(place / "ran", 1.0)))
+    await until(lambda: runs(place / "ran"))
+    (agent,) = machine.agents()
+    shutil.rmtree(place / what)
+    assert (await asyncio.wait_for(machine.run(noting(place / "next")), 20)).value == "result"
+    assert machine.host.connections == 2
+    assert not alive(agent)
+    ran = await asyncio.wait_for(running, 20)
+    assert isinstance(ran.error and ran.error.__cause__, errors.TaskDied)
+    assert "its directory was removed" in str(ran.error)
+
+
 # ---- an upgrade
 
 NEWER = """

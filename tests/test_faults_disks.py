@@ -11,10 +11,12 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import direct
-from support.faults import noting, runs, until
+from support.faults import living, noting, runs, through, until
+from support.proxy import Proxy
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
@@ -194,6 +196,54 @@ async def test_a_spool_that_becomes_read_only(machine: direct.Machine, place: Pa
     assert "Read-only file system" in str(ended.error)
     assert len(runs(place / "ran")) == 1
     await until(lambda: not list(machine.spool.glob("tasks/*")))
+
+
+async def test_a_cancel_on_a_read_only_spool_waits_for_the_disk(machine: direct.Machine, place: Path) -> None:
+    """A cancel that cannot be noted down costs no connection, and holds as soon as it can be."""
+    names: dict[str, Any] = {"dispatch_id": "ro", "node_id": 1}
+    running = asyncio.ensure_future(machine.run(noting(place / "ran", 60), **names))
+    await until(lambda: runs(place / "ran"))
+    with read_only(machine.spool / "tasks"):
+        await machine.executor().cancel(names, None)
+        await asyncio.sleep(1.5)
+        assert machine.host.connections == 1
+        assert not running.done()
+    ran = await asyncio.wait_for(running, 15)
+    assert isinstance(ran.error, direct.TaskCancelledError)
+    assert not living(runs(place / "ran"))
+
+
+async def test_a_read_only_spool_takes_a_reconnect(small_spool: Path, sshd: SSHServer, place: Path) -> None:
+    """A task is found again on a disk that has become read-only meanwhile, at the first attempt."""
+    async with (
+        Proxy(sshd.host, sshd.port) as proxy,
+        direct.machine(sshd, place, **through(proxy, sshd, place)) as machine,
+    ):
+        running = asyncio.ensure_future(machine.run(holding(place / "ran", place / "go")))
+        await until(lambda: runs(place / "ran"))
+        with read_only(machine.spool / "tasks"):
+            proxy.reset()
+            await until(lambda: machine.host.connections == 2)
+            await asyncio.sleep(1.5)
+            assert machine.host.connections == 2
+        (place / "go").touch()
+        assert (await asyncio.wait_for(running, 20)).value == "held"
+
+
+async def test_a_task_that_cannot_be_removed_costs_no_connection(
+    machine: direct.Machine, place: Path
+) -> None:
+    """Where a task's directory cannot be removed just now, other tasks have nothing of it."""
+    go = place / "go"
+    running = asyncio.ensure_future(machine.run(holding(place / "ran", go)))
+    await until(lambda: runs(place / "ran"))
+    (directory,) = machine.spool.glob("tasks/*")
+    with read_only(directory / "stdout"):  # a file that is a mount cannot be removed
+        go.touch()
+        assert (await asyncio.wait_for(running, 20)).value == "held"
+        await asyncio.sleep(0.2)
+        assert (await machine.run(noting(place / "next"))).value == "result"
+        assert machine.host.connections == 1
 
 
 @contextmanager

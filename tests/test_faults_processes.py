@@ -160,6 +160,35 @@ async def test_a_stopped_worker_is_cancelled(machine: direct.Machine, place: Pat
     assert not faults.living([worker])
 
 
+async def test_a_task_whose_leftovers_linger_is_cancelled(machine: direct.Machine, place: Path) -> None:
+    """A cancel while what a function left behind still has its grace ends all of it at once."""
+
+    def leaves() -> None:
+        import os
+        import subprocess
+
+        stubborn = (
+            "trap 'trap - TERM' TERM; echo there; while :; do sleep 0.05; done"  # the second TERM ends it
+        )
+        child = subprocess.Popen(["sh", "-c", stubborn], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        with open(name, "w") as file:
+            file.write(f"{os.getpid()}\n{child.pid}\n")
+
+    name = str(place / "ran")
+    running = asyncio.ensure_future(machine.run(leaves, dispatch_id="l", node_id=1, options={"linger": 60}))
+    await until(lambda: runs(place / "ran"))
+    worker, child = runs(place / "ran")
+    await until(lambda: not faults.living([worker]))
+    await asyncio.sleep(0.3)
+    assert faults.living([child])
+    await machine.executor().cancel({"dispatch_id": "l", "node_id": 1}, None)
+    ran = await asyncio.wait_for(running, 15)
+    assert isinstance(ran.error, direct.TaskCancelledError)
+    assert not faults.living([child])
+
+
 # ---- half-open links
 
 

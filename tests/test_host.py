@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import cloudpickle
@@ -304,6 +305,32 @@ async def test_a_task_cancelled_before_it_came_does_not_run(sshd: SSHServer, pla
         ran = await machine.run(noting(place / "ran", 0), dispatch_id="early", node_id=1)
         assert isinstance(ran.error, TaskCancelledError)
     assert not (place / "ran").exists()
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["on a good link", "on a link that breaks"])
+async def test_a_cancel_in_the_download_ends_it(sshd: SSHServer, place: Path, broken: bool) -> None:
+    """A task that is cancelled while its result is on the way is cancelled at once, and leaves nothing."""
+    names: dict[str, Any] = {"dispatch_id": f"late{broken}", "node_id": 1}
+    async with (
+        Proxy(sshd.host, sshd.port) as proxy,
+        direct.machine(sshd, place, **through(proxy, sshd, place)) as machine,
+    ):
+        await machine.run(length, b"warm")
+        proxy.down.bandwidth = 4e6
+        before = proxy.down.count
+        running = asyncio.ensure_future(machine.run(bytes, 200 << 20, **names))
+        await until(lambda: proxy.down.count > before + 500_000)
+        await machine.executor().cancel(names, None)
+        if broken:
+            proxy.reset()
+        ran = await asyncio.wait_for(running, 10)
+        assert isinstance(ran.error, TaskCancelledError)
+        record = machine.records()[-1]
+        assert (record["status"], record["result_bytes"] > 200 << 20) == ("cancelled", True)
+        assert record["cpu_s"] is not None
+        await until(lambda: not list(machine.spool.glob("tasks/*")))
+        assert (await machine.run(length, b"four")).value == 4
+        assert machine.host.connections == 1 + broken
 
 
 async def test_an_idle_connection_is_closed(sshd: SSHServer, place: Path) -> None:

@@ -184,8 +184,8 @@ class Host:
             session.send(wire.CANCEL, task.number, {"key": task.request.key})
         if task.sent:
             have = {"stdout": task.outputs[0].end, "stderr": task.outputs[1].end}
-            follow = {"follow": True} if task.request.live else {}
-            session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **follow})
+            wish = {"follow": bool(task.request.live), "cancelled": task.cancelled}
+            session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **wish})
             return
         upload.submit(session, task)
 
