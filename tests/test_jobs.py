@@ -253,14 +253,15 @@ async def test_clean_removes_what_has_finished(machine: direct.Machine, place: P
 
 async def test_what_a_dispatcher_waits_for_is_left_to_it(machine: direct.Machine, place: Path) -> None:
     """A task whose dispatcher is connected is listed as waited for, and neither fetched nor removed."""
-    running = asyncio.ensure_future(machine.run(noting(place / "ran", 6)))
-    await until((place / "ran").exists)
+    running = asyncio.ensure_future(machine.run(behind(place / "go", lambda: "result")))
+    await until(lambda: known(machine))
     (job,) = await listed()
     assert job["watched"] is True
     assert "running (waited for)" in (await jobs("gpubox")).stdout
     ran = await jobs("gpubox", "--fetch", job["key"])
     assert ran.returncode == 1
     assert "is waited for by a dispatcher that is connected" in ran.stderr
+    (place / "go").touch()
     assert (await running).value == "result"
     assert machine.host.connections == 1
 
