@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -282,6 +283,25 @@ async def test_a_cancelled_await_cancels_the_task(sshd: SSHServer, place: Path) 
         ran = await running
         assert isinstance(ran.error, TaskCancelledError)
         assert machine.records()[-1]["status"] == "cancelled"
+        await until(lambda: not list(machine.spool.glob("tasks/*")))
+
+
+async def test_a_run_that_is_cancelled_at_any_moment_ends(sshd: SSHServer, place: Path) -> None:
+    """Wherever `run` is when it is cancelled, it returns or raises TaskCancelledError, and leaves nothing."""
+    async with direct.machine(sshd, place, log_stdout=str(place / "out")) as machine:
+
+        async def cancelled(number: int) -> None:
+            executor = machine.executor(timing_filepath=place / f"log{number % 4}")
+            names = {"dispatch_id": "moments", "node_id": number, "results_dir": str(place)}
+            running = asyncio.ensure_future(executor.run(*direct.call(lambda: print("said")), names))
+            await asyncio.sleep(0)  # it has begun
+            await asyncio.sleep(number * 0.0005)
+            running.cancel()
+            with suppress(TaskCancelledError):
+                await running
+
+        for number in range(80):
+            await cancelled(number)
         await until(lambda: not list(machine.spool.glob("tasks/*")))
 
 
