@@ -96,6 +96,38 @@ async def test_a_request_that_does_not_fit_is_refused(machine: direct.Machine, p
     assert machine.host.connections == 1
 
 
+async def test_a_spool_that_has_room_again_takes_the_task(
+    machine: direct.Machine, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task that was refused is sent once more a moment later, since nothing of it has started."""
+    assert (await machine.run(noting(place / "first"))).value == "result"
+    await until(lambda: not list(machine.spool.glob("tasks/*")))
+    in_the_way = fill(machine.spool)
+    running = asyncio.ensure_future(machine.run(noting(place / "ran")))
+    await until(lambda: "submit.refused host=127.0.0.1" in caplog.text)
+    in_the_way.unlink()
+    assert (await asyncio.wait_for(running, 20)).value == "result"
+    assert len(runs(place / "ran")) == 1
+
+
+async def test_a_refused_task_is_cancelled(
+    machine: direct.Machine, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cancel between the two attempts ends the task, and nothing of it stays."""
+    assert (await machine.run(noting(place / "first"))).value == "result"
+    await until(lambda: not list(machine.spool.glob("tasks/*")))
+    in_the_way = fill(machine.spool)
+    names: dict[str, Any] = {"dispatch_id": "refused", "node_id": 1}
+    running = asyncio.ensure_future(machine.run(noting(place / "ran"), **names))
+    await until(lambda: "submit.refused host=127.0.0.1" in caplog.text)
+    await machine.executor().cancel(names, None)
+    assert isinstance((await running).error, direct.TaskCancelledError)
+    in_the_way.unlink()
+    await asyncio.sleep(1.2)
+    assert not runs(place / "ran")
+    assert not list(machine.spool.glob("tasks/*"))
+
+
 async def test_a_full_spool_takes_no_task_and_goes_on_with_room(machine: direct.Machine, place: Path) -> None:
     """Without any room a task is refused at once; with room again the same connection takes the next."""
     assert (await machine.run(noting(place / "first"))).value == "result"
@@ -267,6 +299,18 @@ async def test_a_read_only_spool_from_the_start(small_spool: Path, sshd: SSHServ
     assert "Read-only file system" in str(ran.error)
     assert str(small_spool) in str(ran.error)
     assert str(ran.error).endswith("Set remote_spool to another one.")
+
+
+async def test_a_spool_that_was_read_only_for_a_moment(
+    small_spool: Path, sshd: SSHServer, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second connection finds the spool writable again, and the task runs."""
+    remount(small_spool, "ro")
+    async with direct.machine(sshd, place) as machine:
+        running = asyncio.ensure_future(machine.run(noting(place / "ran")))
+        await until(lambda: "no place for tasks: " in caplog.text)
+        remount(small_spool, "rw")
+        assert (await asyncio.wait_for(running, 20)).value == "result"
 
 
 async def test_a_read_only_cache_from_the_start(sshd: SSHServer, place: Path) -> None:

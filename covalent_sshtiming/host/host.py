@@ -128,7 +128,7 @@ class Host:
     async def attach(self, key: str, sink: Sink) -> Outcome:
         """Wait for the end of a task that some process has sent; raises one of our errors."""
         task = Task(next(self._task_numbers), Request(key, {}, 0, lambda: ()), sink)
-        task.sent = task.accepted = True
+        task.sent = task.met = task.accepted = True
         return await self._see(task)
 
     async def jobs(self) -> list[Any]:
@@ -334,6 +334,7 @@ class Host:
                 task.met = task.met or task.sent
             _log.info("connect.complete host=%s", self.target.label)
         except SSHTimingError as error:
+            _log.warning("connect.failed host=%s error=%s", self.target.label, error)
             self._session = None
             for task in self._tasks.values():
                 if task.sent_by is session and not (task.accepted or error.retriable):

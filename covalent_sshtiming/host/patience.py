@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 import time
 
-from covalent_sshtiming.errors import ConnectionLostError, HostKeyChanged, SSHTimingError
+from covalent_sshtiming.errors import ConnectionLostError, HostKeyChanged, SSHTimingError, TransferError
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.host.task import Task
 
@@ -34,13 +34,20 @@ def give_up_if_due(target: Target, task: Task, error: SSHTimingError, lost_at: f
                     f"{target.reconnect_timeout:g} s (last: {error}). The task may still run there."
                 )
             )
-    elif task.failures >= target.attempts or not (error.retriable or task.sent):
-        if task.failures > 1:
+    elif task.failures >= _most_attempts(target, task, error):
+        if task.failures > 1 and not isinstance(error, TransferError):
             waited = time.monotonic() - task.at["begun"]
             error = type(error)(f"{error} Gave up after {task.failures} attempts in {waited:.0f} s.")
         if task.sent:
             error = ConnectionLostError(f"{error} The task was on its way, and may run there.")
         task.fail(error)
+
+
+def _most_attempts(target: Target, task: Task, error: SSHTimingError) -> int:
+    """Return how often a task may meet with such an error; a disk without room gets a second chance."""
+    if isinstance(error, TransferError):
+        return min(2, target.attempts)
+    return target.attempts if error.retriable or task.sent else 1
 
 
 def pause(target: Target, failures: int) -> float:

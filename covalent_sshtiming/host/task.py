@@ -103,6 +103,7 @@ class Task:
         self.machine: object = None  # the id of the machine that it was sent to
         self.met = False  # whether an agent was there for it; else nobody may have read what was sent
         self.accepted = False
+        self.refused = False  # whether the machine could not store it once
         self.cancelled = False
         self.failures = 0
         self.outputs = (Output(), Output())

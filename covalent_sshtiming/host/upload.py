@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 
+from covalent_sshtiming.host import patience
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.task import Task
 from covalent_sshtiming.remote import wire
@@ -34,6 +35,19 @@ def submit(session: Session, task: Task) -> None:
         return
     session.send(wire.SUBMIT, task.number, head)
     task.uploader = asyncio.ensure_future(_upload(session, task))
+
+
+def submit_later(session: Session, task: Task) -> None:
+    """Send a task once more after a pause. Nothing of it is there, so until then it counts as not sent."""
+    stop(task)
+    task.sent, task.sent_by = False, None
+    task.uploader = asyncio.ensure_future(_submit_later(session, task))
+
+
+async def _submit_later(session: Session, task: Task) -> None:
+    await asyncio.sleep(patience.pause(session.target, 1))
+    task.uploader = None  # which is us
+    submit(session, task)
 
 
 async def _upload(session: Session, task: Task) -> None:
