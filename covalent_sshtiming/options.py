@@ -194,7 +194,13 @@ FOREIGN = [
         "seconds",
         ssh_only=True,
     ),
-    Option("retries", int, 0, "Not in this version: remove it; a task runs once, so dispatch anew what has failed", refused=True),
+    Option(
+        "retries",
+        int,
+        0,
+        "Not in this version: remove it; a task runs once, so dispatch anew what has failed",
+        refused=True,
+    ),
     Option("conda_env", str, "", "Not in this version: set python_path to its Python", refused=True),
 ]
 OPTIONS: dict[str, Option] = {

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from conftest import remote_environment, require_sshd
-from support import direct
+from support import direct, login
 from support.faults import through, until
 from support.proxy import Proxy
 
-from covalent_sshtiming import errors
+from covalent_sshtiming import errors, settings
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 
 QUICK: dict[str, Any] = {"connect_timeout": 1, "max_connection_attempts": 2, "retry_wait_time": 0.1}
@@ -85,8 +85,11 @@ async def test_a_server_with_no_room_for_a_login(short_tmp: Path, short_place: P
         async with direct.machine(server, short_place, **{**QUICK, "connect_timeout": 5}) as machine:
             async with crowded_door(server):
                 ran = await asyncio.wait_for(machine.run(lambda: 7), 20)
-                assert isinstance(ran.error, errors.ConnectError), repr(ran.error)
-                assert "MaxStartups" in str(ran.error)
+                assert type(ran.error) is errors.ServerBusy, repr(ran.error)
+                assert "127.0.0.1: its SSH server closed the connection before it said a word (" in str(
+                    ran.error
+                )
+                assert "raise MaxStartups there, or lower the load." in str(ran.error)
                 assert "Gave up after 2 attempts" in str(ran.error)
                 running = asyncio.ensure_future(
                     machine.run(lambda: 8, options={"max_connection_attempts": 30, "retry_wait_time": 0.3})
@@ -106,3 +109,18 @@ async def test_a_server_with_no_room_for_a_session(short_tmp: Path, short_place:
             assert type(ran.error) is errors.ServerBusy
             assert "127.0.0.1: its SSH server has no room for another session" in str(ran.error)
             assert "raise MaxSessions or MaxStartups there, or lower the load." in str(ran.error)
+
+
+async def test_a_link_that_is_lost_while_a_session_opens(sshd: SSHServer, short_place: Path) -> None:
+    """Between login and session a lost link is told as one, not as a server without room."""
+    async with Proxy(sshd.host, sshd.port) as proxy:
+        section = {"hostname": sshd.host, **sshd.settings(), **through(proxy, sshd, short_place)}
+        target = login.target_of(settings.resolve({}, section), "3.11")
+
+        def cut(step: str) -> None:
+            if step == "login":
+                proxy.reset()
+
+        with pytest.raises(errors.ConnectError, match=r"the connection was dropped at login \(") as caught:
+            await direct.pool.open_ssh(target, "true", login.Listener(), cut)
+        assert type(caught.value) is errors.ConnectError

@@ -175,7 +175,7 @@ async def test_a_connection_that_is_dropped_at_login(sshd: SSHServer, place: Pat
             machine,
             errors.ConnectError,
             "127.0.0.1: the connection was dropped at login (",
-            "the SSH server's log there says why. Is MaxStartups reached",
+            "the SSH server's log there says why. Is this machine's address banned",
         )
 
 
