@@ -1,8 +1,12 @@
-"""Faults before there is a session: a tarpit, a silent drop, a server without room."""
+"""Faults before there is a session: no name, no way, a tarpit, a silent drop, a server without room."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,6 +22,65 @@ from covalent_sshtiming import errors, settings
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 
 QUICK: dict[str, Any] = {"connect_timeout": 1, "max_connection_attempts": 2, "retry_wait_time": 0.1}
+
+
+NEAR = """
+import asyncio, json, sys
+from pathlib import Path
+from support import direct
+
+async def main(place, *hostnames):
+    log = Path(place, "log")
+    settings = {"max_connection_attempts": 3, "retry_wait_time": 0.1, "timing_filepath": log}
+    found = []
+    for hostname in hostnames:
+        ran = await direct.Machine({**settings, "hostname": hostname}, log, log).run(lambda: 1)
+        found.append([type(ran.error).__name__, str(ran.error)])
+    await direct.pool.close_all()
+    return found
+
+print(json.dumps(asyncio.run(main(*sys.argv[1:]))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("lookup", "machines"),
+    [
+        ("dns", [("build01.example", "the name does not resolve just now; is the network up?", 3)]),
+        (
+            "files",
+            [
+                ("build01.example", "the name does not resolve; correct hostname, or give it an address", 1),
+                ("10.1.2.3", "port 22 cannot be reached ([Errno 101] Network is unreachable)", 3),
+            ],
+        ),
+    ],
+)
+def test_a_machine_that_is_not_to_be_found(
+    short_place: Path, lookup: str, machines: list[tuple[str, str, int]]
+) -> None:
+    """Without a network what may be different later is tried again; a name that does not exist is not."""
+    if subprocess.run(["unshare", "-mn", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not have a network of their own")
+    (short_place / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    (short_place / "nsswitch.conf").write_text(f"hosts: {lookup}\n")
+    view = (
+        'for name in resolv nsswitch; do mount --bind $1/$name.conf /etc/$name.conf; done; shift; exec "$@"'
+    )
+    near = subprocess.run(
+        ["unshare", "-mn", "sh", "-c", view, "view", short_place]
+        + [sys.executable, "-c", NEAR, short_place, *(hostname for hostname, _, _ in machines)],
+        env={**os.environ, "HOME": str(short_place), "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert near.returncode == 0, near.stderr
+    for (kind, text), (hostname, words, attempts) in zip(json.loads(near.stdout), machines, strict=True):
+        assert kind == "ConnectError"
+        assert text.startswith(f"{hostname}: {words}")
+        assert (f"Gave up after {attempts} attempts in " in text) == (attempts > 1)
 
 
 @asynccontextmanager
