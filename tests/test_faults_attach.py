@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,13 +46,9 @@ def far(place: Path) -> Iterator[FarSide]:
 # ---- nobody connected
 
 
-def test_submitted_tasks_finish_with_nobody_connected(far: FarSide, place: Path) -> None:
+@pytest.mark.parametrize("count", [30, pytest.param(500, marks=pytest.mark.soak)])
+def test_submitted_tasks_finish_with_nobody_connected(far: FarSide, place: Path, count: int) -> None:
     """Tasks that were accepted run to their end without a connection; whoever comes back is told of each."""
-    alone(far, place, 30)
-
-
-def alone(far: FarSide, place: Path, count: int, patience: float = 30) -> None:
-    """Submit tasks, hang up, wait for their ends, come back for all of them."""
     keys = [new_key() for _ in range(count)]
     with far.line() as line:
         for number, key in enumerate(keys):
@@ -61,10 +56,7 @@ def alone(far: FarSide, place: Path, count: int, patience: float = 30) -> None:
         for _ in keys:
             while line.receive().type != wire.ACCEPTED:
                 pass
-    deadline = time.monotonic() + patience
-    while not all((far.task(key) / "outcome").exists() for key in keys):
-        assert time.monotonic() < deadline, "some never ended"
-        time.sleep(0.05)
+    farside.until(lambda: all((far.task(key) / "outcome").exists() for key in keys), "all to end")
     with far.line() as line:
         for number, key in enumerate(keys):
             line.attach(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -15,11 +16,13 @@ from typing import Any
 
 import pytest
 from support import direct
+from support.farside import FarSide, new_key
 from support.faults import living, noting, runs, through, until
 from support.proxy import Proxy
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
+from covalent_sshtiming.remote import wire
 
 
 @pytest.fixture
@@ -140,6 +143,26 @@ async def test_a_full_spool_takes_no_task_and_goes_on_with_room(machine: direct.
     in_the_way.unlink()
     assert (await machine.run(noting(place / "next"))).value == "result"
     assert machine.host.connections == 1
+
+
+def test_a_spool_without_permission_refuses_a_task(crowded: FarSide) -> None:
+    """A directory that may not be made is told with path and errno, and the next one is made."""
+
+    def seven() -> int:
+        return 7
+
+    keys = [new_key() for _ in range(3)]
+    with crowded.line() as line:
+        line.submit(keys[0], seven)
+        assert line.outcome().value == 7
+        (crowded.spool / "tasks").chmod(0o500)
+        line.submit(keys[1], seven)
+        told = line.expect(wire.REFUSED).header
+        assert (told["text"], told["path"]) == ("Permission denied", str(crowded.task(keys[1])))
+        assert told["errno"] == errno.EACCES
+        (crowded.spool / "tasks").chmod(0o700)
+        line.submit(keys[2], seven)
+        assert line.outcome().value == 7
 
 
 async def test_a_result_that_does_not_fit_is_an_error(machine: direct.Machine) -> None:

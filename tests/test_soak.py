@@ -103,6 +103,14 @@ async def test_a_gibibyte_each_way(sshd: SSHServer, place: Path) -> None:
     assert max(move.lag_p99_s for move in seen.values()) < LAG_P99_S
 
 
+async def test_five_hundred_at_once(sshd: SSHServer, place: Path) -> None:
+    """While 500 tasks that came at once run, the event loop is late by less than 50 ms at p99."""
+    lag, seconds = await soaking.crowd(sshd, place, 500)
+    late = f"p99 {1000 * lag.quantile(0.99):.1f} ms, at most {1000 * lag.quantile(1.0):.0f} ms"
+    say(seconds=f"{seconds:.1f}", loop_lag=late, turns=len(lag.seen))
+    assert lag.quantile(0.99) < LAG_P99_S
+
+
 FAN_OUT = """
 import json, sys
 import covalent as ct
@@ -159,16 +167,18 @@ async def test_two_hundred_through_a_dispatcher(
         through = faults.through(proxy, sshd, place)
         own = {**settings, **through, "timing_filepath": str(log)}
         server.configure({"executors": {"sshtiming": {name: value for name, value in own.items() if value}}})
-        await asyncio.to_thread(dispatch_script, server, FAN_OUT, "20", "0")  # warm
+        warm = await asyncio.to_thread(dispatch_script, server, FAN_OUT, "200", "0", timeout=600)
+        assert warm[0] == "COMPLETED"
         before, lines = _near(server), _lines(log)
         told = asyncio.ensure_future(
             asyncio.to_thread(dispatch_script, server, FAN_OUT, "200", "5", timeout=600)
         )
-        resets = 0
+        resets, seen = 0, lines
         while not told.done():
             await asyncio.sleep(2)
-            proxy.reset()
-            resets += 1
+            if _lines(log) > seen:  # the link is of use again: one that never comes about is another fault
+                proxy.reset()
+                resets, seen = resets + 1, _lines(log)
         status, values, stopped, wrong = await told
         await faults.until(lambda: not list((place / "spool").glob("tasks/*")), 30)
         await asyncio.sleep(1)
@@ -181,8 +191,13 @@ async def test_two_hundred_through_a_dispatcher(
     assert stopped == ["CANCELLED"] * 5
     assert ends["completed"] == 200
     assert len({record["record_id"] for record in records}) == len(records)
+    assert resets > 10
     assert after["processes"] <= before["processes"]
+    assert after["threads"] <= before["threads"] + 8  # asyncio's pool and the web server's fill up
     assert after["descriptors"] <= before["descriptors"] + 8  # Covalent's own pool of threads and databases
+    assert (
+        after["memory"] - before["memory"] < soaking.MEMORY_MAX
+    )  # Covalent itself keeps 5 MB
     assert _agents_directories(place) == []
 
 
