@@ -195,9 +195,7 @@ async def test_two_hundred_through_a_dispatcher(
     assert after["processes"] <= before["processes"]
     assert after["threads"] <= before["threads"] + 8  # asyncio's pool and the web server's fill up
     assert after["descriptors"] <= before["descriptors"] + 8  # Covalent's own pool of threads and databases
-    assert (
-        after["memory"] - before["memory"] < soaking.MEMORY_MAX
-    )  # Covalent itself keeps 5 MB
+    assert after["memory"] - before["memory"] < soaking.MEMORY_MAX  # Covalent itself keeps 5 MB
     assert _agents_directories(place) == []
 
 
