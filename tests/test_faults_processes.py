@@ -26,6 +26,7 @@ from support.proxy import Proxy
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
+from covalent_sshtiming.host.task import Nowhere
 
 ROOT = Path(__file__).parent
 
@@ -213,6 +214,32 @@ async def test_a_half_open_link_is_noticed(
                 way.swallow = False
             assert await asyncio.wait_for(running, 20) == "result"
     assert len(runs(place / "ran")) == 1
+
+
+async def test_a_cancel_does_not_wait_for_a_machine_that_is_away(
+    server: SSHServer, machine: direct.Machine, place: Path
+) -> None:
+    """A task cancelled while its machine is away is cancelled soon, and is ended there once that is back."""
+    async with Proxy(server.host, server.port) as proxy:
+        known = str(faults.known_through(proxy, server, place))
+        options = {"port": proxy.port, "known_hosts_file": known, "farewell": 0.5}
+        async with faults.host(machine, **options) as host:
+            key, call = faults.request_of(noting(place / "ran", 60))
+            running = asyncio.ensure_future(host.run(call, Nowhere()))
+            await until(lambda: runs(place / "ran"))
+            proxy.refuse = True
+            proxy.reset()
+            host.cancel(key)
+            outcome = await asyncio.wait_for(running, 5)
+            host.acknowledge(key)  # as the executor does
+            assert outcome.ended == {"status": "cancelled"}
+            words = "does not answer; what runs there of this task is ended as soon as it does.\n"
+            assert outcome.stderr.decode() == f"warning: far (127.0.0.1) {words}"
+            assert faults.living(runs(place / "ran"))
+            proxy.refuse = False
+            await until(lambda: not faults.living(runs(place / "ran")))
+            await until(lambda: not list(machine.spool.glob("tasks/*")))
+            assert "tasks=0" in repr(host)
 
 
 # ---- the near process: asleep for a night, then without its network

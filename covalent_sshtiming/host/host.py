@@ -29,7 +29,7 @@ from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.streams import Receiver, Streams
 from covalent_sshtiming.host.target import Target
-from covalent_sshtiming.host.task import Inquiry, Outcome, Request, Sink, Task, never_ran
+from covalent_sshtiming.host.task import Inquiry, Outcome, Request, Sink, Task, never_ran, unheard
 from covalent_sshtiming.remote import wire
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Host:
         self._tasks[task.number] = task
         try:
             self._wake(task)
-            return await asyncio.shield(task.future)
+            return await task.wait()
         except asyncio.CancelledError:
             task.future.add_done_callback(lambda future: self._abandoned(task, future))
             if not request.leave:
@@ -115,15 +115,25 @@ class Host:
             self._session.send_later(wire.ACK, number, header)
 
     def cancel(self, key: str) -> None:
-        """Ask for the end of a task; its `run` then returns an outcome that says so."""
+        """Ask for the end of a task; its `run` then returns an outcome that says so.
+
+        A machine that is away hears of it when it is back, and nobody waits for that.
+        """
         for task in self._tasks.values():
             if task.request.key == key:
                 task.cancelled = True
                 if not task.sent:
                     task.succeed(never_ran(task, self._machine))
-                elif self._session is not None and self._session.alive:
+                    continue
+                asyncio.get_running_loop().call_later(self.target.farewell, self._let_go, task)
+                if self._session is not None and self._session.alive:
                     upload.stop(task)
                     self._session.send(wire.CANCEL, task.number, {"key": key})
+
+    def _let_go(self, task: Task) -> None:
+        """Have the `run` of a cancelled task end, of whose end nothing was heard."""
+        if not task.future.done() and task.let_go(unheard(task, self._machine, str(self.target))):
+            task.future.add_done_callback(lambda future: self._abandoned(task, future))
 
     async def attach(self, key: str, sink: Sink) -> Outcome:
         """Wait for the end of a task that some process has sent; raises one of our errors."""

@@ -25,7 +25,7 @@ def give_up_if_due(target: Target, task: Task, error: SSHTimingError, lost_at: f
     """
     if task.sent and isinstance(error, HostKeyChanged):
         task.fail(error)
-    elif task.sent and task.met:
+    elif task.sent and (task.met or task.cancelled):
         away = time.monotonic() - (lost_at or task.at["begun"])
         if away > target.reconnect_timeout:
             task.fail(

@@ -109,6 +109,7 @@ class Task:
         self.outputs = (Output(), Output())
         self.uploader: asyncio.Task[None] | None = None
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.waiter: asyncio.Future[Outcome] | None = None
         self.at = {"begun": time.monotonic()}
 
     def mark(self, name: str, ago: float = 0.0) -> None:
@@ -128,6 +129,29 @@ class Task:
             return None
         return max(0.0, self.at[last] - self.at[first])  # the far side says how long it kept an answer back
 
+    def wait(self) -> asyncio.Future[Outcome]:
+        """Return what its `run` waits for: its end, or that it is let go of."""
+        waiter = self.waiter = asyncio.get_running_loop().create_future()
+
+        def pass_on(future: asyncio.Future[Outcome]) -> None:
+            error = future.exception()
+            if waiter.done():
+                return
+            if error is None:
+                waiter.set_result(future.result())
+            else:
+                waiter.set_exception(error)
+
+        self.future.add_done_callback(pass_on)
+        return waiter
+
+    def let_go(self, outcome: Outcome) -> bool:
+        """End the waiting for it with an outcome, although its own is not known; False where nobody waits."""
+        if self.waiter is None or self.waiter.done():
+            return False
+        self.waiter.set_result(outcome)
+        return True
+
     def succeed(self, outcome: Outcome) -> None:
         """End the task with an outcome, once."""
         if not self.future.done():
@@ -142,6 +166,13 @@ class Task:
 def never_ran(task: Task, machine: dict[str, Any]) -> Outcome:
     """Return the outcome of a task that was ended before it was sent."""
     return Outcome({"status": "cancelled"}, b"", b"", dict(machine), task.waits())
+
+
+def unheard(task: Task, machine: dict[str, Any], where: str) -> Outcome:
+    """Return the outcome of a cancelled task whose machine does not say how it ended."""
+    stdout, stderr = (bytes(output.data) for output in task.outputs)
+    words = f"warning: {where} does not answer; what runs there of this task is ended as soon as it does.\n"
+    return Outcome({"status": "cancelled"}, stdout, stderr + words.encode(), dict(machine), task.waits())
 
 
 class Inquiry(Task):
