@@ -103,7 +103,7 @@ class Host:
         """Clear away a task that nobody waits for any more, once its end is known."""
         future.exception()
         self._forget(task)
-        if task.sent and not task.request.leave:
+        if task.sent and (task.cancelled or not task.request.leave):
             self.acknowledge(task.request.key)
 
     def acknowledge(self, key: str, keep: bool = False) -> None:
