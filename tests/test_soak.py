@@ -122,7 +122,7 @@ def square(x):
 @ct.electron(executor="sshtiming")
 def slow(x):
     import time
-    time.sleep(20)
+    time.sleep(300)
     return x
 
 @ct.lattice
