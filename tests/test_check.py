@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import toml
 from click.testing import CliRunner
 from conftest import remote_environment, require_sshd
 from support import direct
+from support.condas import fake_conda, make_environment
 from support.interpreters import require_interpreter
 from support.keys import make_key
 from support.login import authorize
@@ -30,6 +32,7 @@ from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.processes import free_port
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.host.bootstrap import NOISE_MAX
+from covalent_sshtiming.host.environment import Said
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.target import Target
 
@@ -381,6 +384,28 @@ def test_no_python(shell: Near) -> None:
     assert "python_path '/no/such/python' cannot be run there" in text
 
 
+def test_an_environment(box: Near) -> None:
+    """A set-up is a step of its own: it says what was done, how long it took, or what failed and why."""
+    root = box.home / "conda"
+    program, prefix = fake_conda(root), make_environment(root, "science")
+    setup = f'setup_commands=["echo Hello >&2", "export CONDA_EXE={program}; sleep 0.2"]'
+    code, steps = box.steps(setup, f"conda_env={prefix}")
+    assert code == 0
+    shell, environment, python = (steps[STEPS.index(name)] for name in ("shell", "environment", "python"))
+    assert shell["detail"] == "prints nothing of its own"
+    assert environment["detail"] == f"2 set-up commands, conda_env {prefix}, by {program}"
+    assert environment["seconds"] > 0.2
+    assert python["detail"] == f"of conda_env {prefix}"
+    step, error, text = box.failure('setup_commands=["true"]', "python_path=/no/such/python")
+    assert (step, error) == ("python", "RemoteEnvError")
+    step, error, text = box.failure('setup_commands=["true", "echo no licence; false"]')
+    assert (step, error) == ("environment", "RemoteEnvError")
+    assert "set-up command 'echo no licence; false' ended with status 1 (it printed: no licence)." in text
+    step, error, text = box.failure("conda_env=nowhere")
+    assert (step, error) == ("environment", "RemoteEnvError")
+    assert "conda_env 'nowhere' cannot be activated" in text
+
+
 def test_a_python_that_is_none(box: Near) -> None:
     """A program that is no Python fails there with its own words, and none of the check's among them."""
     program = box.home / "python"
@@ -397,7 +422,7 @@ def test_a_python_of_another_version(box: Near) -> None:
     step, error, text = box.failure(f"python_path={other}")
     assert (step, error) == ("version", "RemoteEnvError")
     assert f"this electron was pickled by Python {OWN}, and " in text
-    assert f"Install Python {OWN} there, or set python_path to one." in text
+    assert f"There is {shutil.which(f'python{OWN}', path=remote_environment()['PATH'])} too: set " in text
     old = require_interpreter("3.6")
     step, _, text = box.failure(f"python_path={old}")
     assert step == "version"
@@ -464,6 +489,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.data = b""
+        self.said = Said()
 
     def received(self, data: bytes) -> None:
         """Keep stdout."""
