@@ -368,15 +368,23 @@ def test_a_task_waits_where_no_fork_is_to_be_had(crowded: FarSide, room: int, re
             for key in keys[1:]:
                 line.submit(key, nap, max_parallel=2)
         farside.until(lambda: not workers(agent), "the workers forked ahead to be used")
-        ended = set(crowded.spool.glob("tasks/*/outcome"))
+        # The last one's outcome comes a moment after its worker's end.
+        begun = len(found(crowded, "started"))
+        farside.until(lambda: len(found(crowded, "outcome")) == begun, "the outcomes of these")
+        ended = found(crowded, "outcome")
         limit(agent, len(counted()) + room)
         time.sleep(2.5)
-        more = set(crowded.spool.glob("tasks/*/outcome")) - ended
+        more = found(crowded, "outcome") - ended
         assert not more, [path.read_text() for path in more]
         assert len(ended) < len(keys)
         limit(agent, 1000)
         told = [line_outcome(crowded, key) for key in keys[1:]]
     assert [one.value for one in told] == [7] * 5
+
+
+def found(far: FarSide, name: str) -> set[Path]:
+    """Return the files of a name in the task directories."""
+    return set(far.spool.glob(f"tasks/*/{name}"))
 
 
 def line_outcome(far: FarSide, key: str) -> Told:

@@ -127,12 +127,15 @@ def test_shell_passes_set_up_commands_on(shell: str, tmp_path: Path) -> None:
     signs = "".join(map(chr, range(32, 127))).replace("'", "") + "é\t"
     told = tmp_path / "told"
     lines = ["wait; read line || cd /", f"printf %s '{signs}' > {told}; pwd >> {told}"]
-    assert announced(
-        shell_command(shell),
-        tmp_path,
-        setup=(*lines, f"PATH={tmp_path}/bin:$PATH"),
-        python_path=sys.executable,
-    ) == NEEDS
+    assert (
+        announced(
+            shell_command(shell),
+            tmp_path,
+            setup=(*lines, f"PATH={tmp_path}/bin:$PATH"),
+            python_path=sys.executable,
+        )
+        == NEEDS
+    )
     assert told.read_text() == f"{signs}/\n"
 
 
