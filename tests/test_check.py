@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
 import shutil
@@ -18,7 +20,7 @@ import pytest
 import toml
 from click.testing import CliRunner
 from conftest import remote_environment, require_sshd
-from support import direct
+from support import direct, readme
 from support.condas import fake_conda, make_environment
 from support.interpreters import require_interpreter
 from support.keys import make_key
@@ -258,6 +260,30 @@ def test_a_jump_host_is_on_the_way(box: Near, gate: SSHServer) -> None:
     step, error, text = box.failure(*way[:2], f"proxy_jump=127.0.0.1:{free_port('127.0.0.1')}")
     assert (step, error) == ("jump hosts", "ConnectError")
     assert text.startswith("gpubox: jump host 127.0.0.1: port ")
+
+
+def test_the_readme_shows_what_is_printed(box: Near) -> None:
+    """The README's check of a machine without the Python that is asked for is as printed."""
+    words = readme.typed("covalent-sshtiming check gpubox")
+    ran = box.check(*words[3:])
+    assert (ran.err, ran.code) == ("", 1)
+    out = ran.out.replace(str(box.server.key_file), "/home/ada/.ssh/id_ed25519")
+    out = out.replace(str(box.home), "/home/ada").replace(f" {box.server.username}@", " ada@")
+    assert readme.shape(out) == readme.shape(readme.shown(" ".join(words))).replace(
+        "Python 3.11", f"Python {OWN}"
+    )
+
+
+def test_forms_for_programs(box: Near) -> None:
+    """--csv has what --json has; only one of them at a time."""
+    options = ("-o", f"port={free_port('127.0.0.1')}")
+    (rows, objects) = (box.check_here(form, *options, "gpubox").out for form in ("--csv", "--json"))
+    steps = list(csv.DictReader(io.StringIO(rows)))
+    assert [(one["step"], one["error"]) for one in steps] == [
+        (one["step"], one["error"] or "") for one in json.loads(objects)
+    ]
+    assert {one["ok"] for one in steps} == {"true", "false", ""}
+    assert box.check_here("--csv", "--json", "gpubox").code == 2
 
 
 # ---- broken machines
