@@ -13,6 +13,7 @@ from support.faults import noting, runs, until
 
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.host.clock import Clock
+from covalent_sshtiming.visit import job_of
 
 
 def test_an_answer_gives_the_offset_within_its_error() -> None:
@@ -83,8 +84,8 @@ async def test_a_clock_that_is_set_makes_no_duration_negative(
         new = short_place / "new"
         new.write_text(str(jump))
         new.replace(offset)
-        (job,) = await machine.host.jobs()
-        assert job["age_s"] >= 0
+        (job,) = await machine.host.jobs(job_of)
+        assert job.age_s >= 0
         assert (await running).value == "result"
         assert (await machine.run(lambda: 1)).value == 1
         first, second = machine.records()

@@ -15,7 +15,7 @@ from covalent_sshtiming.errors import ConnectError, ResultError, TaskDied, TaskE
 from covalent_sshtiming.host import upload
 from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
-from covalent_sshtiming.host.task import Inquiry, Outcome, Task, never_ran
+from covalent_sshtiming.host.task import Inquiry, Outcome, Task, ended_here
 from covalent_sshtiming.remote import wire
 
 _log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ def unknown(session: Session, task: Task, _: wire.Frame) -> bool:
 def refused(session: Session, task: Task, frame: wire.Frame) -> bool:
     """Try once more after a while, since nothing of it has started; then word why it cannot be stored."""
     if task.cancelled:
-        task.succeed(never_ran(task, session.hello))
+        task.succeed(ended_here(task, session.hello))
         return True
     error = _not_stored(session, task, frame.header)
     if task.refused:
@@ -135,7 +135,7 @@ def listing(session: Session, task: Task, frame: wire.Frame) -> bool:
     before = len(task.found)
     task.add(frame.body)
     if frame.header.get("end"):
-        task.succeed(never_ran(task, session.hello))
+        task.succeed(ended_here(task, session.hello))
     return len(task.found) > before or task.future.done()
 
 

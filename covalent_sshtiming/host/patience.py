@@ -2,18 +2,20 @@
 
 Owns the difference between a task that was sent to an agent, which waits out `reconnect_timeout`, and one
 that was not, or on a connection that ended before its agent spoke: that one ends with the error of the last
-attempt, which says so where it may run all the same. And the pause between two attempts. When to
-attempt is `host`'s to decide.
+attempt, which says so where it may run all the same. And the pause between two attempts, and the end of a
+cancelled task that its machine does not end. When to attempt is `host`'s to decide.
 """
 
 from __future__ import annotations
 
 import random
 import time
+from typing import Any
 
 from covalent_sshtiming.errors import ConnectionLostError, HostKeyChanged, SSHTimingError, TransferError
+from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.target import Target
-from covalent_sshtiming.host.task import Task
+from covalent_sshtiming.host.task import Outcome, Task, ended_here
 
 _BACKOFF_MAX = 30.0
 
@@ -48,6 +50,25 @@ def _most_attempts(target: Target, task: Task, error: SSHTimingError) -> int:
     if isinstance(error, TransferError):
         return min(2, target.attempts)
     return target.attempts if error.retriable or task.sent else 1
+
+
+def parting(target: Target, machine: dict[str, Any], task: Task) -> Outcome:
+    """Return the outcome for the `run` of a cancelled task of whose end nothing was heard."""
+    doubt = (
+        f"{target}: nothing was heard of the cancelled task's end for {target.farewell:g} s; what runs there "
+        "of it is ended as soon as the machine answers."
+    )
+    return ended_here(task, machine, doubt)
+
+
+def give_up_on_end(target: Target, session: Session, task: Task) -> None:
+    """End a cancelled task here that its machine has not ended; on a lost session, the next one asks anew."""
+    doubt = (
+        f"{target}: the machine has not ended the cancelled task within {target.ending:g} s. It may still "
+        f"run there; `covalent-sshtiming jobs {target.label}` lists what does."
+    )
+    if session.alive:
+        task.succeed(ended_here(task, session.hello, doubt))
 
 
 def pause(target: Target, failures: int) -> float:

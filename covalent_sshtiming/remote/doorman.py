@@ -141,7 +141,7 @@ def archive(params):
     import tempfile
 
     cache = os.path.expanduser(params["cache"] or "~/.cache/covalent-sshtiming")
-    place = os.path.join(os.path.abspath(cache), params["archive"][:32])
+    place = os.path.join(os.path.realpath(cache), params["archive"][:32])
     if os.path.isdir(place):
         check_owner(place)
         announce(params["nonce"], {"archive": "have", "machine": machine_id()})
