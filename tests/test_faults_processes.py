@@ -235,8 +235,8 @@ async def test_a_cancel_does_not_wait_for_a_machine_that_is_away(
             host.acknowledge(key)  # as the executor does
             assert outcome.ended == {"status": "cancelled"}
             assert outcome.doubt == (
-                "far (127.0.0.1): nothing was heard of the cancelled task's end for 0.5 s; what runs there of "
-                "it is ended as soon as the machine answers."
+                "far (127.0.0.1): nothing was heard of the cancelled task's end for 0.5 s; what runs there "
+                "of it is ended as soon as the machine answers."
             )
             assert faults.living(runs(place / "ran"))
             proxy.refuse = False
