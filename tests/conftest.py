@@ -150,7 +150,8 @@ def four_gpus(short_place: Path, monkeypatch: pytest.MonkeyPatch) -> GPUs:
     return made
 
 
-LIMITED_USER = 61234  # a user id with no process but ours
+# A user id with no process but ours, another one for each of pytest-xdist's workers: they count what it has.
+LIMITED_USER = 61234 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 
 
 @pytest.fixture
