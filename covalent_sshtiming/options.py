@@ -163,12 +163,10 @@ class Settings:
         server_only=True,
     )
     max_parallel: int = _row(0, "Tasks at once there; else as many as there are CPUs for them", "tasks")
-    cpus_per_task: int = _row(
-        0, "CPUs that each task takes, and has threads for; else one, see below", "CPUs"
-    )
+    cpus_per_task: int = _row(0, "CPUs that each task takes, and has threads for; else one", "CPUs")
     cpu_affinity: bool = _row(False, "Hold each task to the CPUs that it has taken")
     slots_dir: str = _row(
-        "", "Directory there by which several users share CPUs and devices, see below", check=far_directory
+        "", "Directory there by which several users share CPUs and devices", check=far_directory
     )
     gpus_per_task: int = _row(0, "GPUs that each task has to itself", "GPUs")
     gpus: Sequence[str] = _row(
@@ -181,7 +179,7 @@ class Settings:
     )
     isolation: str = _row(
         "fork",
-        "`fork` is quick; `spawn` gives each task a fresh interpreter, see below",
+        "`fork` is quick; `spawn` gives each task a fresh interpreter",
         check=one_of("fork", "spawn"),
     )
     connect_timeout: float = _row(20, "Longest wait for a connection", "seconds")

@@ -21,21 +21,22 @@ _START = (
 
 
 class Here(NamedTuple):
-    """Where a worker stands: its task, its supervisor, the moment when it was woken, what they share."""
+    """Where a worker stands, whatever its task: its supervisor, and what they share."""
 
-    directory: str
     spool: str
     mask: int
-    woken: float
     supervisor: int
     board: int
     group: "Optional[str]"
 
 
-def become(here: Here, variables: "Dict[str, str]") -> None:
-    """Go on with the task in a fresh interpreter that has these variables too; raises CannotSpawn."""
+def become(here: Here, directory: str, woken: float, variables: "Dict[str, str]") -> None:
+    """Go on with the task in a fresh interpreter that has these variables too; raises CannotSpawn.
+
+    `woken` is the moment when the worker was, by the monotonic clock.
+    """
     place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    words = [sys.executable, "-c", _START % __package__, place, json.dumps(here)]
+    words = [sys.executable, "-c", _START % __package__, place, json.dumps([here, directory, woken])]
     os.set_inheritable(here.board, True)
     try:
         os.execve(sys.executable, words, dict(os.environ, **variables))  # noqa: S606 - this very interpreter
@@ -48,7 +49,8 @@ def go_on(text: str) -> None:
     """Run the task; the body of the fresh interpreter; never returns."""
     code = 1
     try:
-        here = Here(*json.loads(text))
+        told, directory, woken = json.loads(text)
+        here = Here(*told)
         platforms.die_with_parent(here.supervisor)
         sys.argv[:] = [""]
         board = Board(here.board)
@@ -58,8 +60,8 @@ def go_on(text: str) -> None:
             worker.open_streams()
         inherited = worker.rehearse(board, group, here.mask)
         worker.let_installed_modules_come_first()
-        marks = phases.Phases(here.woken, board, group, inherited)
-        worker.run(here.directory, here.spool, here.mask, {}, marks, board)
+        marks = phases.Phases(woken, board, group, inherited)
+        worker.run(directory, here.spool, here.mask, {}, marks, board)
         code = 0
     except BaseException:  # noqa: BLE001 - goes to the task's own stderr
         sys.excepthook(*sys.exc_info())

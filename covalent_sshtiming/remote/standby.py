@@ -101,13 +101,11 @@ def _be_worker(
             group = None
         worker.open_streams()
         inherited = worker.rehearse(board, group, mask)
+        here = spawn.Here(spool, mask, parent, board.handle, group.path if group else None)
+        afresh = functools.partial(spawn.become, here)
         directory, environment = _wait(go)
         if directory:
-            woken = time.monotonic()
-            path = group.path if group else None
-            here = spawn.Here(directory, spool, mask, woken, parent, board.handle, path)
-            marks = phases.Phases(woken, board, group, inherited)
-            afresh = functools.partial(spawn.become, here)
+            marks = phases.Phases(time.monotonic(), board, group, inherited)
             worker.run(directory, spool, mask, environment, marks, board, afresh)
             code = 0
     finally:

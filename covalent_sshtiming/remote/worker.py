@@ -95,12 +95,13 @@ def run(
     environment: "Dict[str, str]",
     marks: phases.Phases,
     board: Board,
-    afresh: "Optional[Callable[[Dict[str, str]], None]]" = None,
+    afresh: "Optional[Callable[[str, float, Dict[str, str]], None]]" = None,
 ) -> None:
     """Run the task in `directory` to its report; never raises, never returns to the caller's loop.
 
     `environment` is what goes with the task's slots and devices. `afresh` replaces this process by a new
-    interpreter, which has the variables that it is given, for a task that asks for one.
+    interpreter for a task that asks for one; it is given the directory, the moment when this process was
+    woken, and the variables that the other is to have.
     """
     report: "Dict[str, Any]" = {"status": "failed"}
     owner = os.getpid()
@@ -109,7 +110,7 @@ def run(
         request = Request.at(os.path.join(directory, places.REQUEST))
         if afresh is not None:
             if request.spec.get("isolation") == "spawn":
-                afresh(dict(environment, **request.spec["env"]))
+                afresh(directory, marks.woken, dict(environment, **request.spec["env"]))
             board.keep_to_ourselves()
         os.unlink(os.path.join(directory, places.REQUEST))
         os.environ.update(environment)
