@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 from support import direct, farside
-from support.farside import FarSide, new_key
+from support.farside import FarSide, alive, new_key
+from support.faults import until
 from support.gpus import GPUs
 
 from covalent_sshtiming.remote import gpus, needs, places, slots
@@ -332,6 +333,20 @@ def collect_children() -> None:
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
+
+
+async def test_who_waits_for_nvidia_smi_holds_up_nobody(four_gpus: GPUs, short_place: Path) -> None:
+    """While it hangs, tasks that need no GPU run, one that does can be cancelled; it ends with the agent."""
+    four_gpus.answers("echo $$ > $0.pid\nexec sleep 60\n")
+    note = Path(f"{four_gpus.program}.pid")
+    async with direct.here(short_place) as far:
+        waiting = asyncio.ensure_future(far.run(lambda: 1, node_id=4242, options={"gpus_per_task": 1}))
+        await until(lambda: note.exists() and note.read_text().strip())
+        assert (await far.run(lambda: 2)).value == 2
+        await far.executor().cancel({"dispatch_id": "dispatch", "node_id": 4242}, None)
+        assert isinstance((await waiting).error, direct.TaskCancelledError)
+        assert alive(int(note.read_text()))
+    await until(lambda: not alive(int(note.read_text())))
 
 
 async def test_a_machine_without_gpus_refuses(short_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,22 +81,25 @@ def _query(link: socket.socket, patience: float) -> None:
     """Ask `nvidia-smi`, and send what it tells; the body of a process aside of the agent."""
     uuids: "Dict[str, str]" = {}
     try:
-        code, said = _run(time.monotonic() + patience)
+        code, said = _run(link, time.monotonic() + patience)
         uuids = _parse(said) if code == 0 else {}
         why = "nvidia-smi exited %d: %s" % (code, " ".join(said.split())[:_TEXT_MAX] or "no word")
     except OSError as error:
         why = "nvidia-smi cannot be run: %s" % error.strerror
     except ValueError as error:
         why = str(error) or _unanswered(patience)
-    link.sendall(json.dumps({"uuids": uuids, "why": why}).encode())
+    try:
+        link.sendall(json.dumps({"uuids": uuids, "why": why}).encode())
+    except OSError:  # nobody wants to know any more
+        pass
 
 
-def _run(deadline: float) -> "Tuple[int, str]":
+def _run(link: socket.socket, deadline: float) -> "Tuple[int, str]":
     """Run `nvidia-smi`; return its exit code and all that it says.
 
     Raises:
         OSError: if there is none.
-        ValueError: if it does not end in time, or says too much.
+        ValueError: if it says too much, does not end in time, or `link` has ended.
     """
     import subprocess
 
@@ -109,9 +112,11 @@ def _run(deadline: float) -> "Tuple[int, str]":
         start_new_session=True,
     ) as child:
         assert child.stdout is not None  # noqa: S101 - it is a pipe
+        source = child.stdout.fileno()
+        watched = [source, link.fileno()]
         try:
-            while select.select([child.stdout], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                data = os.read(child.stdout.fileno(), _SAID_MAX)
+            while select.select(watched, [], [], max(0.0, deadline - time.monotonic()))[0] == [source]:
+                data = os.read(source, _SAID_MAX)
                 said += data
                 if len(said) > _SAID_MAX:
                     raise ValueError("nvidia-smi said over %d bytes" % _SAID_MAX)
