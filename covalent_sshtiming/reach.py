@@ -107,7 +107,7 @@ def request_of(found: Settings, call: Call, task: tuple[str, int], key: str) -> 
         "linger": found.linger,
         "memory_limit": found.memory_limit,
         "process_limit": found.process_limit,
-        **resources.needs(found),
+        **resources.needs(found, call.kind),
     }
     size, chunks = call.body(spec)
     return Request(key, head, size, chunks)

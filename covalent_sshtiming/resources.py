@@ -21,9 +21,13 @@ _LISTED_MAX = 16 * 1024  # characters, as a task's head has them
 _AT_START = re.compile(r"(LD_|DYLD_|PYTHON|LC_|MALLOC_).*|LANG|LANGUAGE|GLIBC_TUNABLES|TZ")
 
 
-def needs(found: object) -> dict[str, Any]:
-    """Return of a task's settings those that say what it has to hold."""
-    return {name: value for name in _NEEDS if (value := getattr(found, name))}
+def needs(found: object, kind: str) -> dict[str, Any]:
+    """Return of a task's settings those that say what it has to hold.
+
+    One of kind `helper`, which Covalent adds to put a list together, holds no more than a slot.
+    """
+    names = ("slots_dir",) if kind == "helper" else _NEEDS
+    return {name: value for name in names if (value := getattr(found, name))}
 
 
 def isolation(wanted: str, variables: Iterable[str]) -> str:

@@ -54,6 +54,20 @@ async def test_a_task_has_gpus_of_its_own(four_gpus: GPUs, short_place: Path) ->
     assert four_gpus.calls.read_text() == "--query-gpu=index,uuid --format=csv,noheader\n"
 
 
+async def test_putting_a_list_together_takes_no_gpu(four_gpus: GPUs, short_place: Path) -> None:
+    """What Covalent adds to a workflow by itself holds a slot only, whatever the settings say."""
+
+    def told(*_: object) -> tuple[str | None, str | None]:
+        import os
+
+        return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("BOARD")
+
+    told.__name__ = "_auto_list_node"
+    async with direct.here(short_place, gpus_per_task=4, cpus_per_task=99, slot_env={"BOARD": ["0"]}) as far:
+        assert (await far.run(told)).value == (None, None)
+    assert not four_gpus.calls.exists()
+
+
 async def test_other_devices_are_given_by_slot_env(short_place: Path) -> None:
     """Each task has one value of each variable, which no other task has at the same time."""
 
