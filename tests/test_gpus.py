@@ -360,7 +360,8 @@ async def test_who_waits_for_nvidia_smi_holds_up_nobody(four_gpus: GPUs, short_p
         await far.executor().cancel({"dispatch_id": "dispatch", "node_id": 4242}, None)
         assert isinstance((await waiting).error, direct.TaskCancelledError)
         assert alive(int(note.read_text()))
-    await until(lambda: not alive(int(note.read_text())))
+        os.kill(far.agents().pop(), signal.SIGKILL)
+        await until(lambda: not alive(int(note.read_text())))
 
 
 async def test_a_machine_without_gpus_refuses(short_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

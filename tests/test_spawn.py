@@ -218,23 +218,29 @@ async def test_limits_hold_for_a_spawned_task_too(short_place: Path) -> None:
 async def test_it_dies_with_its_supervisor_and_not_with_the_agent(short_place: Path, victim: str) -> None:
     """A killed supervisor takes a spawned worker along; a killed agent does not, and the outcome comes."""
 
-    def work(path: str) -> int:
+    def work(path: str, seconds: float) -> int:
         import os
         import time
 
         with open(path, "w") as file:
             file.write(f"{os.getpid()} {os.getppid()}")
-        time.sleep(0.5)
+        time.sleep(seconds)
         return 5
 
     note = short_place / "note"
     async with direct.here(short_place, isolation="spawn") as machine:
-        running = asyncio.ensure_future(machine.run(work, str(note)))
+        running = asyncio.ensure_future(machine.run(work, str(note), 60 if victim == "supervisor" else 1))
         await until(lambda: note.exists() and note.read_text())
         worker, supervisor = map(int, note.read_text().split())
-        os.kill(supervisor if victim == "supervisor" else machine.agents().pop(), signal.SIGKILL)
+        (agent,) = machine.agents()
+        if victim == "supervisor":
+            os.kill(agent, signal.SIGSTOP)  # so that it is not the one who ends the worker
+            os.kill(supervisor, signal.SIGKILL)
+            await until(lambda: not alive(worker))
+            os.kill(agent, signal.SIGCONT)
+        else:
+            os.kill(agent, signal.SIGKILL)
         ran = await running
-        await until(lambda: not alive(worker))
     if victim == "agent":
         assert ran.value == 5
     else:
