@@ -354,10 +354,12 @@ async def test_who_waits_for_nvidia_smi_holds_up_nobody(four_gpus: GPUs, short_p
     four_gpus.answers("echo $$ > $0.pid\nexec sleep 60\n")
     note = Path(f"{four_gpus.program}.pid")
     async with direct.here(short_place) as far:
-        waiting = asyncio.ensure_future(far.run(lambda: 1, node_id=4242, options={"gpus_per_task": 1}))
+        waiting = asyncio.ensure_future(
+            far.run(lambda: 1, dispatch_id="d", node_id=2, options={"gpus_per_task": 1})
+        )
         await until(lambda: note.exists() and note.read_text().strip())
         assert (await far.run(lambda: 2)).value == 2
-        await far.executor().cancel({"dispatch_id": "dispatch", "node_id": 4242}, None)
+        await far.executor().cancel({"dispatch_id": "d", "node_id": 2}, None)
         assert isinstance((await waiting).error, direct.TaskCancelledError)
         assert alive(int(note.read_text()))
         os.kill(far.agents().pop(), signal.SIGKILL)

@@ -200,9 +200,9 @@ async def test_limits_hold_for_a_spawned_task_too(short_place: Path) -> None:
         late = await machine.run(sleep, os.devnull, options={"time_limit": 1})
         large = await machine.run(swell, options={"memory_limit": 500 * MIB})
         dead = await machine.run(die)
-        running = asyncio.ensure_future(machine.run(sleep, str(note), node_id=4242))
+        running = asyncio.ensure_future(machine.run(sleep, str(note), dispatch_id="d", node_id=1))
         await until(note.exists)
-        await machine.executor().cancel({"dispatch_id": "dispatch", "node_id": 4242}, None)
+        await machine.executor().cancel({"dispatch_id": "d", "node_id": 1}, None)
         with pytest.raises(direct.TaskCancelledError):
             (await running).value  # noqa: B018 - it raises
         assert (await machine.run(lambda: 5)).value == 5

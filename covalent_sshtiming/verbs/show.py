@@ -95,14 +95,15 @@ def _print(out: Console, record: TimingRecord) -> None:
         for number, line in enumerate(textwrap.wrap(remark, width - 2)):
             out.print(Text(f"{'  ' if number else '! '}{line}", "yellow"))
     _print_phases(out, record, width)
-    values = record.to_dict()
+    values, heading = record.to_dict(), ""
     for title, names in _THEMES:
-        known = [(name, _worded(name, values[name])) for name in names if values[name] is not None]
-        if title:
-            out.print()
-            out.print(Text(title, "bold"))
-        for name, text in known:
-            out.print(Text(f"  {name:<22}{text}", overflow="fold"), width=width)
+        heading = title or heading
+        for name in (name for name in names if values[name] is not None):
+            if heading:
+                out.print()
+                out.print(Text(heading, "bold"))
+                heading = ""
+            out.print(Text(f"  {name:<22}{_worded(name, values[name])}", overflow="fold"), width=width)
 
 
 def phases(record: TimingRecord) -> list[tuple[str, float | None, float | None]]:
