@@ -21,8 +21,11 @@ async def test_the_record_says_what_the_gpus_did(four_gpus: GPUs, short_place: P
     """Utilisation is the mean over devices and time of the call, memory the most on all; both device-wide."""
 
     def work(modules: str) -> None:
+        import os
         import time
 
+        while not os.path.exists(f"{modules}/asked"):
+            time.sleep(0.01)
         for busy, used in ((100, 2000), (0, 7000), (0, 10)):
             for device in ("0", "1"):
                 with open(f"{modules}/{device}", "w") as file:
@@ -44,15 +47,17 @@ async def test_the_record_says_what_the_gpus_did(four_gpus: GPUs, short_place: P
 async def test_a_killed_task_has_figures_too(four_gpus: GPUs, short_place: Path) -> None:
     """Of a task that was killed in its call the record says what its GPU did until then."""
 
-    def die() -> None:
+    def die(asked: str) -> None:
         import os
         import time
 
+        while not os.path.exists(asked):
+            time.sleep(0.01)
         time.sleep(0.5)
         os.kill(os.getpid(), 9)
 
     async with direct.here(short_place, gpus_per_task=1) as far:
-        await far.run(die)
+        await far.run(die, str(four_gpus.asked))
         (record,) = far.records()
     assert (record["status"], record["gpu_utilization"]) == ("killed", pytest.approx(0.5))
 
