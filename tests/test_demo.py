@@ -20,13 +20,14 @@ import psutil
 import pytest
 from conftest import require_sshd
 from support.clients import dispatch_script
+from support.keys import make_key
 from support.leftovers import describe, marked
 from support.proxy import Proxy
 
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.processes import DemoError
 from covalent_sshtiming.demo.run import parse_host
-from covalent_sshtiming.demo.sshserver import Kind, SSHServer, ssh_server, sshd_config
+from covalent_sshtiming.demo.sshserver import Kind, SSHServer, find_sshd, ssh_server, sshd_config
 
 WAIT_S = 30
 
@@ -233,15 +234,24 @@ def test_a_server_that_cannot_start_says_why(short_tmp: Path) -> None:
         pytest.fail("the server started")
 
 
-def test_sshd_options_given_win() -> None:
-    """The server reads an option's first value, so those given stand before ours."""
-    text = sshd_config(
-        "/keys", 2222, options={"MaxSessions": 3, "LogLevel": "ERROR"}, environment={"A": "b c"}
-    )
-    assert text.index("LogLevel ERROR") < text.index("LogLevel VERBOSE")
-    assert 'SetEnv "A=b c"' in text
+def test_sshd_options_given_win(tmp_path: Path) -> None:
+    """A private sshd takes the shared settings, but an option that is given instead of the shared one."""
+    require_sshd()
+    make_key(tmp_path / "host_key")
+    found = effective(tmp_path, {"MaxSessions": 3, "LogLevel": "ERROR"}, {"A": "b c"})
+    assert found >= {"maxsessions 3", "loglevel ERROR", "setenv A=b c"}
+    assert found >= {"authenticationmethods publickey", "passwordauthentication no", "usepam no"}
+    assert "loglevel VERBOSE" in effective(tmp_path, {}, {})
     with pytest.raises(DemoError, match="quotes"):
         sshd_config("/keys", 2222, environment={"A": 'b"c'})
+
+
+def effective(directory: Path, options: dict[str, str | int], environment: dict[str, str]) -> set[str]:
+    """Return the settings that sshd itself finds in a private server's file."""
+    config = directory / "sshd_config"
+    config.write_text(sshd_config(directory, 2222, options=options, environment=environment))
+    command = [str(find_sshd()), "-T", "-f", str(config)]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
 
 
 def test_a_client_reaches_the_private_covalent_server(dispatcher: Dispatcher) -> None:
