@@ -26,6 +26,7 @@ from covalent_sshtiming.remote import places
 from support import direct, farside, there
 from support.named import Server
 from support.proxy import Proxy
+from support.there import There
 
 CAP = 1 << 30
 
@@ -57,7 +58,7 @@ async def until(condition: Callable[[], object], seconds: float = 15, what: str 
         await asyncio.sleep(0.01)
 
 
-def noting(path: Path, seconds: float = 0.0) -> Callable[..., Any]:
+def noting(path: There, seconds: float = 0.0) -> Callable[..., Any]:
     """Return a function that appends its process id to a file, sleeps and returns its argument."""
     name = str(path)
 

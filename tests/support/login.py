@@ -99,10 +99,10 @@ async def refusal(section: Mapping[str, Any], kind: type[errors.SSHTimingError])
     return str(caught.value)
 
 
-def authorize(server: SSHServer, other: SSHServer) -> None:
+def authorize(server: SSHServer, other: Server) -> None:
     """Let the user of another server in by the same key."""
     file = server.key_file.with_name("authorized_keys")
-    file.write_text(file.read_text() + other.key_file.with_suffix(".pub").read_text())
+    file.write_text(file.read_text() + Path(f"{other.key_file}.pub").read_text())
 
 
 def connection(server: Server) -> asyncssh.misc._ACMWrapper[asyncssh.SSHClientConnection]:

@@ -30,13 +30,14 @@ OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 # The order in which asyncssh and ssh prefer them.
 _KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")
 
-_PYTHON = """
+# Prints the first of these programs that is a Python of our minor version.
+_PYTHON = f"""
 for python in "$@"; do
-    "$python" -c "import sys; sys.exit(sys.version_info[:2] != ({}, {}))" 2>/dev/null || continue
-    command -v "$python" && exit
+    version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+    test "$version" = {OWN} && command -v "$python" && exit
 done
 exit 1
-""".format(*sys.version_info[:2])
+"""
 
 
 class Server(Protocol):

@@ -155,6 +155,10 @@ class FarPath:
         """Make this directory."""
         self.shell.do("mkdir", str(self))
 
+    def rmdir(self) -> None:
+        """Remove this directory, which has to be empty."""
+        self.shell.do("rmdir", str(self))
+
     def touch(self) -> None:
         """Make an empty file."""
         self.write_text("")
@@ -200,6 +204,13 @@ def alive(pid: int, at: There | None = None) -> bool:
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     return False
+
+
+def parent(pid: int, at: There) -> int:
+    """Return the process id of a process's parent on the machine where `at` is."""
+    if isinstance(at, FarPath):
+        return int(at.shell.run("ps", "-o", "ppid=", "-p", str(pid)))
+    return psutil.Process(pid).ppid()
 
 
 def kill(pid: int, at: There) -> None:
