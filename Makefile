@@ -8,6 +8,7 @@ FUZZ_SECONDS ?= 60
 PYTHON ?=
 
 .PHONY: help demo test lint smoke accuracy fuzz soak audit clean sshd browser gnu-time
+.PHONY: docker-up docker-test docker-demo docker-down docker-proof docker-engine docker-running docker-tools
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
@@ -16,6 +17,8 @@ help:
 	@echo "make accuracy  every figure against a known cost, the kernel and GNU time; then what metering costs"
 	@echo "make soak    faults by the hundred, tasks by the thousand; prints what was held before and after"
 	@echo "make fuzz    coverage-guided fuzzing of all that reads a stranger's bytes (FUZZ_SECONDS=$(FUZZ_SECONDS) each)"
+	@echo "make docker-up, docker-test, docker-demo, docker-down  remote machines in Docker; see docker/README.md"
+	@echo "make docker-proof  the same without Docker, as root on Debian"
 	@echo "make audit   known advisories for the oldest versions that we allow; needs the network"
 	@echo "make clean   remove what the others made"
 
@@ -55,6 +58,27 @@ fuzz: $(VENV)/.installed-dev
 	$(BIN)/pytest -m thorough tests/test_injection.py
 	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
+docker-engine docker-running:
+	@docker/machines.sh $(@:docker-%=%)
+
+# The Python of .venv is wanted there too; 3.11 is Debian's own. See docker/README.md.
+docker-up: docker-engine $(VENV)/.installed
+	@docker/machines.sh up "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' | grep -v '^3.11$$')"
+
+docker-test: docker-running $(VENV)/.installed-dev
+	SSHTIMING_TEST_HOST=ada@127.0.0.1:2201 SSHTIMING_TEST_KEY=docker/keys/.ssh/id_ed25519 \
+		SSHTIMING_TEST_KNOWN_HOSTS=docker/keys/.ssh/known_hosts \
+		$(BIN)/pytest -n $(WORKERS) -m integration $(PYTEST_ARGS)
+
+docker-demo: docker-running $(VENV)/.installed
+	@HOME="$$PWD/docker/keys" $(BIN)/covalent-sshtiming demo --host node1
+
+docker-down:
+	@docker/machines.sh down
+
+docker-proof: $(VENV)/.installed-dev sshd docker-tools
+	$(BIN)/pytest -m docker -s $(PYTEST_ARGS)
+
 # The oldest version of each of our own requirements that names one, to pip-audit, which lives in an environment of its own.
 audit:
 	@mkdir -p build
@@ -62,13 +86,14 @@ audit:
 	@test -x build/audit/bin/pip-audit || { python3 -m venv build/audit && build/audit/bin/pip install -q pip-audit; }
 	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r build/oldest.txt
 
-# The smoke part of the suite under each other Python that Covalent supports and that is here.
+# The smoke part of the suite under each other Python that Covalent supports and that is here; on servers of its own,
+# because a machine that SSHTIMING_TEST_HOST names need not have them all.
 smoke: $(VENV)/.installed-dev sshd
 	@for minor in 3.10 3.11 3.12; do \
 		if $(BIN)/python -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$minor')"; then continue; fi; \
 		for python in python$$minor "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$minor.*/bin/python3; do \
 			"$$python" -c 'import venv, ensurepip' 2>/dev/null || continue; \
-			$(MAKE) --no-print-directory smoke-one VENV=$(VENV)-$$minor PYTHON="$$python" || exit 1; \
+			SSHTIMING_TEST_HOST= $(MAKE) --no-print-directory smoke-one VENV=$(VENV)-$$minor PYTHON="$$python" || exit 1; \
 			break; \
 		done; \
 	done
@@ -157,6 +182,16 @@ browser:
 	fi; \
 	echo "No Chromium was found: the report's tests in it are left out, unless playwright has one of its own." >&2; \
 	echo "  Debian: sudo apt-get install chromium" >&2
+
+# Makes sure of what builds an image without an engine where it can; docker/proof.sh says what is missing.
+docker-tools:
+	@for tool in buildah debootstrap docker-compose; do \
+		if ! command -v $$tool >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo "Installing $$tool to build the image with"; \
+			export DEBIAN_FRONTEND=noninteractive; \
+			apt-get -qq update && apt-get -qq install -y --no-install-recommends $$tool >/dev/null; \
+		fi; \
+	done
 
 # Makes sure of GNU time where it can, and otherwise says that there is nothing to compare with.
 gnu-time:
