@@ -87,7 +87,7 @@ def stopped(
         }
         with private_dispatcher(place / "home", executors={"sshtiming": table}) as dispatcher:
             dispatch_script(dispatcher, SCRIPT, str(marks), tasks)
-            wait_for(settle, "the tasks to come to the machine")
+            wait_for(settle, "the tasks to come to the machine", 60)
             return stop(dispatcher)
 
 
