@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint smoke accuracy fuzz soak audit clean sshd browser gnu-time
+.PHONY: help demo test lint smoke accuracy bench bench-quick fuzz soak audit clean sshd browser gnu-time
 .PHONY: docker-up docker-test docker-demo docker-down docker-proof docker-engine docker-running docker-tools
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test    ruff, mypy and the whole test suite (PYTEST_ARGS for pytest, WORKERS=$(WORKERS))"
 	@echo "make lint    ruff and mypy"
 	@echo "make accuracy  every figure against a known cost, the kernel and GNU time; then what metering costs"
+	@echo "make bench   what a task costs, beside the floor and beside others; bench-quick in under a minute"
 	@echo "make soak    faults by the hundred, tasks by the thousand; prints what was held before and after"
 	@echo "make fuzz    coverage-guided fuzzing of all that reads a stranger's bytes (FUZZ_SECONDS=$(FUZZ_SECONDS) each)"
 	@echo "make docker-up, docker-test, docker-demo, docker-down  remote machines in Docker; see docker/README.md"
@@ -47,6 +48,21 @@ accuracy: $(VENV)/.installed-dev sshd gnu-time
 	$(BIN)/python -m benchmarks.accuracy --json build/accuracy.json $(ACCURACY_ARGS) || failed="$$failed accuracy"; \
 	$(BIN)/python -m benchmarks.metering --json build/metering.json || failed="$$failed metering"; \
 	if [ -n "$$failed" ]; then echo "Out of tolerance:$$failed" >&2; exit 1; fi
+
+# Each figure of the table in benchmarks/README.md, then what the reading verbs cost; figures go to build/ too. Wants a
+# quiet machine. A goal that is missed is said, and is no failure of the run.
+bench: $(VENV)/.installed-dev sshd build/peers/.installed
+	-@PYTHONPATH=tests $(BIN)/python -m benchmarks.speed --json build/speed.json $(BENCH_ARGS)
+	-@PYTHONPATH=tests $(BIN)/python -m benchmarks.reading --json build/reading.json
+
+bench-quick: $(VENV)/.installed-dev sshd build/peers/.installed
+	-@PYTHONPATH=tests $(BIN)/python -m benchmarks.speed --quick --json build/speed-quick.json $(BENCH_ARGS)
+
+build/peers/.installed: benchmarks/peers/requirements.txt | $(VENV)/.installed-dev
+	@echo "Installing what we are compared with into build/peers"
+	@$(BIN)/python -m venv build/peers
+	@build/peers/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
 
 # Some minutes; the short forms are in `make test`.
 soak: $(VENV)/.installed-dev sshd

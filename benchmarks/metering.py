@@ -27,11 +27,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from benchmarks import machine as machines
 from benchmarks.tables import in_columns
-from covalent_sshtiming.remote import cgroup, meter, phases
+from covalent_sshtiming.remote import cgroup, phases, worker
+from covalent_sshtiming.remote.board import Board
 
 PHASES = ("before", "load", "call", "after", "dump", "exit")
 # Each figure, and what it may cost.
@@ -55,10 +55,10 @@ class Costs:
         return cls(name, values[0], statistics.median(values), values[int(0.95 * len(values))], goal)
 
 
-def _one_task(page: Any, group: cgroup.Group | None, inherited: int) -> tuple[float, float, float]:
+def _one_task(board: Board, group: cgroup.Group | None, inherited: int) -> tuple[float, float, float]:
     """Meter a task that does nothing; return seconds: in all, wall inside, CPU inside."""
     start = time.perf_counter()
-    marks = phases.Phases(time.monotonic(), page, group, inherited)
+    marks = phases.Phases(time.monotonic(), board, group, inherited)
     for name in PHASES:
         marks.enter(name)
     json.dumps({"phases": marks.costs, "call": marks.call})
@@ -69,15 +69,15 @@ def _one_task(page: Any, group: cgroup.Group | None, inherited: int) -> tuple[fl
 def _in_a_fork(home: str | None) -> list[float]:
     """Meter a task in a process that is new; return seconds: the rehearsal's, and the task's three."""
     reading, writing = os.pipe()
-    page: Any = meter.shared_page()
+    board = Board()
     group = cgroup.Group.make(home, os.getpid())
     pid = os.fork()
     if pid == 0:
         if group is not None and not group.join():
             group = None
         start = time.perf_counter()
-        inherited = phases.rehearse(page, group)
-        found = [time.perf_counter() - start, *_one_task(page, group, inherited)]
+        inherited = worker.rehearse(board, group, 0o022)
+        found = [time.perf_counter() - start, *_one_task(board, group, inherited)]
         os.write(writing, json.dumps(found).encode())
         os._exit(0)
     os.close(writing)
@@ -86,7 +86,7 @@ def _in_a_fork(home: str | None) -> list[float]:
     with os.fdopen(reading) as pipe:
         values: list[float] = json.load(pipe)
     os.waitpid(pid, 0)
-    page.close()
+    board.close()
     if group is not None:
         values[1] += _at_the_end(group)
     return values

@@ -11,13 +11,14 @@ so an import at the top would fail for whoever comes here first.
 
 from __future__ import annotations
 
-import base64
 import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import pybase64
 
 from covalent_sshtiming.errors import ConfigError, ResultError, ResultTooLarge, TaskError
 
@@ -59,7 +60,7 @@ class Call:
                 yield front[start : start + 65536]
             for part in self.parts:
                 for start in range(0, len(part), _PIECE):
-                    yield base64.b64decode(part[start : start + _PIECE])
+                    yield pybase64.b64decode(part[start : start + _PIECE], validate=True)
 
         return size, chunks
 
@@ -175,7 +176,7 @@ class ResultBuilder:
         if data:
             data = self._odd + data
             whole = len(data) // 3 * 3
-            self._texts.append(base64.b64encode(data[:whole]).decode("ascii"))
+            self._texts.append(pybase64.b64encode_as_string(data[:whole]))
             self._odd = data[whole:]
             self._added += whole
             if self._added >= _GATHERED:
@@ -185,10 +186,12 @@ class ResultBuilder:
         """Append what has come to the text.
 
         CPython lets a string grow in place if nothing else refers to it: so a large result is never there
-        twice, and no step holds the event loop up as joining all of it in the end would.
+        twice, and no step holds the event loop up as joining all of it in the end would. From 3.11 on it
+        does so in code that it has seen run for some rounds, which a loop over small pieces soon has.
         """
         text, self._text = self._text, ""
-        text += "".join(self._texts)
+        for piece in self._texts:
+            text += piece
         self._text = text
         self._texts.clear()
         self._added = 0
@@ -201,7 +204,7 @@ class ResultBuilder:
             raise self._error
         if self.size is None or self._received != sum(self._sizes):
             raise ResultError("the result is shorter than was announced.")
-        self._texts.append(base64.b64encode(self._odd).decode("ascii"))
+        self._texts.append(pybase64.b64encode_as_string(self._odd))
         self._gather()
         front = bytes(self._front)
         attributes = {

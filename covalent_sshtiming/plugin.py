@@ -176,7 +176,8 @@ class _Run:
 
     async def through(self) -> Any:
         """See the task through, whatever happens."""
-        await asyncio.to_thread(self.log.check_writable)
+        if not self.log.was_writable():
+            await asyncio.to_thread(self.log.check_writable)
         try:
             host, outcome = await self._there_or_here()
         except asyncio.CancelledError:

@@ -15,6 +15,7 @@ import functools
 import logging
 import os
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -112,11 +113,27 @@ def _misspelt(error: Exception) -> str:
     return f"{place}; write `name = value` there, with text in double quotes, or restore the file"
 
 
+# What was found last, by all that it was found from, spelt out: 1 and True are equal, and not the same
+# setting. The electrons of a fan-out differ in none of it. Settings are not written to by anybody.
+_found: OrderedDict[str, Settings] = OrderedDict()
+_FOUND_MAX = 16
+
+
 def resolve(arguments: Mapping[str, Any], section: Mapping[str, Any], plugin: Plugin = SSH) -> Settings:
     """Find and check every setting of a task.
 
     `arguments` is what the executor was given, `section` is its table in covalent.conf, with its `hosts`.
     """
+    homes = [os.environ.get(name) for name in ("HOME", "XDG_DATA_HOME")]
+    asked = repr((arguments, section, plugin.section, homes))
+    if asked not in _found:
+        _found[asked] = _resolve(arguments, section, plugin)
+        if len(_found) > _FOUND_MAX:
+            _found.popitem(last=False)
+    return _found[asked]
+
+
+def _resolve(arguments: Mapping[str, Any], section: Mapping[str, Any], plugin: Plugin) -> Settings:
     check_names(section, plugin.table, plugin)
     check_names(arguments, plugin.arguments, plugin)
     given = _Layer(plugin.arguments, _own_arguments(arguments, section, plugin))

@@ -143,6 +143,16 @@ def test_files_are_private_from_the_start(tmp_path: Path) -> None:
     assert stat.S_IMODE(log.path.stat().st_mode) == 0o644
 
 
+def test_a_check_lasts_for_a_moment(tmp_path: Path) -> None:
+    """A log that was just found writable is known to be, another is not."""
+    log = TimingLog(tmp_path / "timing.log")
+    assert not log.was_writable()
+    log.check_writable()
+    assert log.was_writable()
+    assert TimingLog(tmp_path / "timing.log").was_writable()
+    assert not TimingLog(tmp_path / "other.log").was_writable()
+
+
 def test_checking_writes_nothing(tmp_path: Path) -> None:
     """Checking a log leaves an empty one empty and a full one as it was."""
     log = TimingLog(tmp_path / "log.jsonl")

@@ -21,10 +21,12 @@ class Wire:
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
         self.sent = b""
+        self.writes = 0
 
     def write(self, data: bytes) -> None:
         """Keep what is written."""
         self.sent += data
+        self.writes += 1
 
     async def close(self, politely: bool = True) -> None:
         """Do nothing."""
@@ -85,3 +87,40 @@ async def test_a_greeting_is_no_answer_to_a_question() -> None:
     assert offset is not None
     assert abs(offset.seconds - 50) < 1
     await session.close()
+
+
+async def test_frames_of_one_round_leave_in_one_packet() -> None:
+    """What is sent in one round of the loop leaves together and in order, a large frame by itself."""
+    session, far = await opened(at_once=True)
+    await asyncio.sleep(0)
+    before, writes = len(far.frames()), far.writes
+    for number in (1, 2):
+        session.send(wire.CANCEL, number)
+    assert far.writes == writes
+    session.send(wire.DATA, 3, body=bytes(wire.MAX_BODY))
+    for number in (4, 5):
+        session.send(wire.CANCEL, number)
+    await asyncio.sleep(0)
+    assert [frame.task for frame in far.frames()[before:]] == [1, 2, 3, 4, 5]
+    assert far.writes == writes + 3
+    await session.close()
+
+
+async def test_what_is_in_no_hurry_waits_for_company() -> None:
+    """An acknowledgement leaves with the next frame, by itself a moment later, or as the session closes."""
+    session, far = await opened(at_once=True)
+    await asyncio.sleep(0)
+    writes = far.writes
+    session.send_later(wire.ACK, 7, {"key": "0" * 32})
+    await asyncio.sleep(0)
+    assert far.writes == writes
+    session.send(wire.CANCEL, 8)
+    await asyncio.sleep(0)
+    assert [frame.task for frame in far.frames()[-2:]] == [7, 8]
+    assert far.writes == writes + 1
+    session.send_later(wire.ACK, 9, {"key": "0" * 32})
+    await asyncio.sleep(0.1)
+    assert far.frames()[-1].task == 9
+    session.send_later(wire.ACK, 10, {"key": "0" * 32})
+    await session.close()
+    assert far.frames()[-1].task == 10

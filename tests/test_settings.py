@@ -794,3 +794,20 @@ def covalents_own_config_file() -> str:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return str(module.get_default_sdk_config()["config_file"])
+
+
+# ---------------------------------------------------------------- what is remembered
+
+
+def test_equal_values_of_other_types_are_checked_anew() -> None:
+    """That `true` was accepted a moment ago does not let a 1 pass in its place."""
+    assert resolve({"hostname": "m", "do_cleanup": True}, {}).do_cleanup is True
+    assert "do_cleanup" in refusal({"hostname": "m", "do_cleanup": 1})
+
+
+def test_a_configuration_that_changes_in_place_is_read_anew() -> None:
+    """Covalent hands out its own tables, and changes them in place: the next task sees it."""
+    section: dict[str, Any] = {"hostname": "build01", "hosts": {"build01": {"port": 2222}}}
+    assert resolve({}, section).port == 2222
+    section["hosts"]["build01"]["port"] = 2223
+    assert resolve({}, section).port == 2223

@@ -369,7 +369,7 @@ def test_rotating_loses_no_line(tmp_path: Path) -> None:
 
     def write(name: int) -> None:
         number = 0
-        while number < 60 or not rotated.is_set():  # so that each rotation finds something, however slow it is
+        while number < 60 or not rotated.is_set():  # so each rotation finds something
             log.append(
                 TimingRecord(record_id=f"{name}-{number}", kind="electron", cpu_s=1.0, dispatch_id="d")
             )

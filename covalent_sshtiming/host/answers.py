@@ -17,12 +17,14 @@ from covalent_sshtiming.host.task import Inquiry, Outcome, Task, never_ran
 from covalent_sshtiming.remote import wire
 
 _OFFSET_MAX = 1 << 62
+_AGO_MAX = 1.0  # seconds that an agent may keep an answer back
 
 
-def accepted(_: Session, task: Task, __: wire.Frame) -> bool:
+def accepted(_: Session, task: Task, frame: wire.Frame) -> bool:
     """Note that the request is safe on the far disk."""
     brought, task.accepted = not task.accepted, True
-    task.mark("accepted")
+    ago = frame.header.get("ago")
+    task.mark("accepted", ago if isinstance(ago, float) and 0 <= ago < _AGO_MAX else 0.0)
     return brought
 
 

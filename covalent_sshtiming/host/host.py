@@ -112,7 +112,7 @@ class Host:
         header: dict[str, Any] = {"key": key, "keep": True} if keep else {"key": key}
         self._unacknowledged[number] = header
         if self._session is not None and self._session.alive:
-            self._session.send(wire.ACK, number, header)
+            self._session.send_later(wire.ACK, number, header)
 
     def cancel(self, key: str) -> None:
         """Ask for the end of a task; its `run` then returns an outcome that says so."""

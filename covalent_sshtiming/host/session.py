@@ -29,6 +29,8 @@ from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.remote import wire
 
 STDERR_MAX = 64 * 1024
+LATER = 0.02  # seconds that what is in no hurry waits for company
+WORTH_A_COPY = 16 * 1024  # bytes of a frame that is put together with others
 STRAY_FRAMES = 1000  # that brought nothing, between two pings of ours
 STRAY_BYTES = 16 << 20  # the same, in bytes
 DRIP = 4096  # bytes of a frame that is not whole yet, which count as a sign of life
@@ -64,6 +66,9 @@ class Session:
         self._stderr = bytearray()
         self._ended = False
         self._status: int | None = None
+        self._outgoing: list[bytes] = []  # frames that leave together
+        self._leaving: asyncio.Handle | None = None  # what will send them off
+        self._hurries = False  # whether it does so in this round of the loop
         self._heard = time.monotonic()
         self._unheard = 0  # bytes since then
         self._strays = [0, 0]  # frames and bytes that brought nothing since our last ping
@@ -232,8 +237,36 @@ class Session:
     # ---- writing
 
     def send(self, kind: int, task: int = 0, header: dict[str, Any] | None = None, body: bytes = b"") -> None:
-        """Queue one frame."""
-        self.write(wire.encode(kind, task, header or {}, body))
+        """Queue one frame. It leaves in this round of the loop, in one packet with the round's others."""
+        frame = wire.encode(kind, task, header or {}, body)
+        if len(frame) > WORTH_A_COPY:
+            self._flush()
+            self.write(frame)
+            return
+        self._put(frame, 0.0)
+
+    def send_later(self, kind: int, task: int, header: dict[str, Any]) -> None:
+        """Queue one frame that is in no hurry: a packet costs each end more than what is in it."""
+        self._put(wire.encode(kind, task, header), LATER)
+
+    def _put(self, frame: bytes, delay: float) -> None:
+        self._outgoing.append(frame)
+        if self._leaving is not None:
+            if delay or self._hurries:
+                return
+            self._leaving.cancel()
+        self._hurries = not delay
+        loop = asyncio.get_running_loop()
+        self._leaving = loop.call_later(delay, self._flush) if delay else loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        """Send off what has come together."""
+        if self._leaving is not None:
+            self._leaving.cancel()
+            self._leaving = None
+        together, self._outgoing = self._outgoing, []
+        if together:
+            self.write(b"".join(together))
 
     def write(self, data: bytes) -> None:
         """Queue bytes; on a connection that has gone they are dropped, the loss says the rest."""
@@ -258,6 +291,7 @@ class Session:
 
     async def close(self) -> None:
         """Let go of the connection; the far side goes on by itself."""
+        self._flush()
         lost, self._ended = self._ended, True
         self.alive = False
         self.writable_now.set()

@@ -109,9 +109,9 @@ class Task:
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.at = {"begun": time.monotonic()}
 
-    def mark(self, name: str) -> None:
-        """Note when something first happened, on this process's monotonic clock."""
-        self.at.setdefault(name, time.monotonic())
+    def mark(self, name: str, ago: float = 0.0) -> None:
+        """Note when something first happened, on this process's monotonic clock; `ago` is in seconds."""
+        self.at.setdefault(name, time.monotonic() - ago)
 
     def waits(self) -> dict[str, float | None]:
         """Return the near phases in seconds; None for one that did not happen."""
@@ -122,7 +122,9 @@ class Task:
         }
 
     def _between(self, first: str, last: str) -> float | None:
-        return self.at[last] - self.at[first] if first in self.at and last in self.at else None
+        if first not in self.at or last not in self.at:
+            return None
+        return max(0.0, self.at[last] - self.at[first])  # the far side says how long it kept an answer back
 
     def succeed(self, outcome: Outcome) -> None:
         """End the task with an outcome, once."""

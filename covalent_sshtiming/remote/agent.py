@@ -17,7 +17,7 @@ import time
 from typing import Any, Callable, Iterator
 
 from . import crew, facts, places, wire
-from .connection import Connection, Gone
+from .connection import HOLD_SECONDS, Connection, Gone
 from .desk import Desk
 from .foreman import Foreman
 
@@ -76,11 +76,15 @@ class Agent:
             return 0.01
         if self._connections and len(self._crew) < crew.AHEAD and time.monotonic() >= self._refill_at:
             return 0.0
+        if any(connection.holds for connection in self._connections):
+            return HOLD_SECONDS
         return POLL_SECONDS if self._foreman.must_look else TICK_SECONDS
 
     def _keep_time(self) -> None:
         """Do what is due: look at others' tasks, ping, expire, warm up, refill."""
         now = time.monotonic()
+        for connection in [one for one in self._connections if one.holds]:
+            self._guard(connection, lambda: None)
         if now - self._looked >= POLL_SECONDS and self._foreman.must_look:
             self._looked = now
             self._foreman.look()

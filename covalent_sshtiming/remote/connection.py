@@ -5,17 +5,20 @@ in a bounded buffer, and downloads are asked for their next frame, in turn, only
 room. So one stopped sshd does not stall the rest, and a large result not a small one.
 """
 
+import itertools
 import os
 import socket
 import time
 from collections import deque
-from typing import Any, Deque, Dict, Iterator, List
+from typing import Any, Deque, Dict, Iterator, List, Tuple
 
 from . import wire
 
 READ_PIECE = 256 * 1024
+PIECES = 64  # frames in one write
 OUT_LOW = 256 * 1024  # bytes waiting, below which downloads are asked for more
 OUT_MAX = 8 << 20  # a client that lets this much of small frames pile up is gone
+HOLD_SECONDS = 0.005  # that an answer waits for others: a packet costs each end more than a frame
 
 
 class Gone(Exception):
@@ -34,7 +37,9 @@ class Connection:
         self.uploads: "Dict[int, Any]" = {}
         self.heard = time.monotonic()
         self._decoder = wire.Decoder()
-        self._out = bytearray()
+        self._out: "Deque[memoryview]" = deque()
+        self._waiting = 0  # bytes in it
+        self._held: "List[Tuple[int, int, float]]" = []  # kind, task, and since when
         self._downloads: "Deque[Iterator[bytes]]" = deque()
         for handle in (reading, writing):
             os.set_blocking(handle, False)
@@ -59,14 +64,24 @@ class Connection:
     def send(self, kind: int, task: int = 0, header: "Dict[str, Any]" = {}, body: bytes = b"") -> None:  # noqa: B006 - never written to
         """Queue a small frame; it leaves with the next `write`."""
         self._check_open()
-        self._out += wire.encode(kind, task, header, body)
-        if len(self._out) > OUT_MAX:
+        self._release()
+        self._queue(wire.encode(kind, task, header, body))
+        if self._waiting > OUT_MAX:
             raise Gone
+
+    def hold(self, kind: int, task: int) -> None:
+        """Queue a frame that can wait for others; once it leaves, it says how long ago this was."""
+        self._held.append((kind, task, time.monotonic()))
+
+    @property
+    def holds(self) -> bool:
+        """Whether frames wait for others."""
+        return bool(self._held)
 
     @property
     def has_room(self) -> bool:
         """Whether what can wait may be sent just now."""
-        return len(self._out) < OUT_LOW
+        return self._waiting < OUT_LOW
 
     def download(self, frames: "Iterator[bytes]") -> None:
         """Queue a delivery; its frames are interleaved with those of the others."""
@@ -80,25 +95,48 @@ class Connection:
     def write(self) -> None:
         """Write what goes without waiting; raises Gone if the other end has gone."""
         self._check_open()
+        if self.wants_to_write or (self._held and time.monotonic() - self._held[0][2] >= HOLD_SECONDS):
+            self._release()
         while self.wants_to_write:
             self._fill()
             try:
-                written = os.write(self.writing, memoryview(self._out)[:READ_PIECE])
+                written = os.writev(self.writing, list(itertools.islice(self._out, PIECES)))
             except BlockingIOError:
                 return
             except OSError as error:
                 raise Gone from error
-            del self._out[:written]
+            self._take_off(written)
+
+    def _queue(self, frame: bytes) -> None:
+        self._out.append(memoryview(frame))
+        self._waiting += len(frame)
+
+    def _take_off(self, written: int) -> None:
+        """Forget what has been written, and copy nothing of what is left."""
+        self._waiting -= written
+        while written:
+            first = self._out.popleft()
+            if written < len(first):
+                self._out.appendleft(first[written:])
+                return
+            written -= len(first)
+
+    def _release(self) -> None:
+        """Let held frames go, before whatever comes after them."""
+        now = time.monotonic()
+        for kind, task, since in self._held:
+            self._queue(wire.encode(kind, task, {"ago": round(now - since, 6)}))
+        self._held.clear()
 
     def _fill(self) -> None:
-        while self._downloads and len(self._out) < OUT_LOW:
+        while self._downloads and self._waiting < OUT_LOW:
             frames = self._downloads.popleft()
             try:
                 frame = next(frames, None)
             except OSError as error:  # the task directory went away under it
                 raise Gone from error
             if frame is not None:
-                self._out += frame
+                self._queue(frame)
                 self._downloads.append(frames)
 
     def _check_open(self) -> None:

@@ -98,7 +98,7 @@ class Desk:
         except FileExistsError:
             if self._foreman.find(key) == tasks.UNKNOWN:
                 return True  # claimed, but the upload never came to its end
-            connection.send(wire.ACCEPTED, frame.task)
+            connection.hold(wire.ACCEPTED, frame.task)
             self._tell(connection, frame, (0, 0))
             return False
         except OSError as error:
@@ -127,7 +127,7 @@ class Desk:
         except uploads.Refused as refusal:
             self._refuse(connection, frame.task, refusal)
             return
-        connection.send(wire.ACCEPTED, frame.task)
+        connection.hold(wire.ACCEPTED, frame.task)
         self._foreman.enqueue(upload.head)
         self._watch(connection, frame.task, upload.head["key"], (0, 0), upload.head.get("follow"))
 
@@ -187,7 +187,7 @@ class Desk:
         wanted = frame.header.get("keep") or self._foreman.is_watched(key, connection)
         if tasks.state(directory) == tasks.ENDED and not wanted:
             places.remove_tree(directory)
-        connection.send(wire.ACK, frame.task)
+        connection.hold(wire.ACK, frame.task)
 
 
 def _key(frame: wire.Frame) -> str:

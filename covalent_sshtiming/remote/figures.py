@@ -8,6 +8,7 @@ import math
 from typing import Any, Dict, List, NamedTuple, Optional
 
 from . import cgroup, meter, platforms
+from .board import Board
 
 # The two accounts of one second differ by less; what is above has been missed by one of them.
 MISSED_SECONDS = 0.01
@@ -27,12 +28,12 @@ class Seen(NamedTuple):
     """What the supervisor has seen of a task that has ended; moments are of the monotonic clock.
 
     usage: the worker's, by `wait4`; None if it never ran.
-    page: the page that it shared with the worker.
+    board: what the worker has left.
     """
 
     usage: "Any"
     orphans: "List[Orphan]"
-    page: "Any"
+    board: Board
     group: "Optional[cgroup.Group]"
     queued: float
     woken: float
@@ -76,7 +77,7 @@ def _of_call(
     """
     older, alive = call.pop("older", ()), call.pop("alive", ())
     began, ended = call.pop("began", None), call.pop("ended", math.inf)
-    first = meter.shared(seen.page)
+    first = seen.board.first_mark()
     if first is None or total is None:
         return {}
     if not call:  # killed before its second mark: the first one is on the shared page

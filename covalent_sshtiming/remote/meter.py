@@ -5,13 +5,10 @@ threads, `getrusage(RUSAGE_CHILDREN)` for the descendants it has waited for. Onl
 mean anything: rusage survives exec, so absolutes contain what ran before us.
 """
 
-import math
-import mmap
 import resource
-import struct
 import sys
 import time
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, NamedTuple
 
 
 class Snapshot(NamedTuple):
@@ -34,41 +31,6 @@ def snapshot() -> Snapshot:
         resource.getrusage(resource.RUSAGE_SELF),
         resource.getrusage(resource.RUSAGE_CHILDREN),
     )
-
-
-_SHARED = struct.Struct("=ddd")
-
-
-class FirstMark(NamedTuple):
-    """The call's first mark, as the supervisor sees it.
-
-    gap: how far the group's account of CPU seconds is ahead of what the worker knew of; None without.
-    """
-
-    wall: float
-    cpu: float
-    gap: "Optional[float]"
-
-
-def shared_page() -> "mmap.mmap":
-    """Return a page of zeros that a fork shares."""
-    return mmap.mmap(-1, mmap.PAGESIZE)
-
-
-def share(page: "Any", mark: Snapshot, gap: "Optional[float]") -> None:
-    """Leave the call's first mark where the supervisor finds it."""
-    _SHARED.pack_into(page, 0, mark.wall, mark.cpu, math.nan if gap is None else gap)
-
-
-def forget(page: "Any") -> None:
-    """Make the page one on which no call was reached."""
-    _SHARED.pack_into(page, 0, 0.0, 0.0, 0.0)
-
-
-def shared(page: "Any") -> "Optional[FirstMark]":
-    """Return the call's first mark; None if the call was never reached."""
-    wall, cpu, gap = _SHARED.unpack_from(page, 0)
-    return FirstMark(wall, cpu, None if math.isnan(gap) else gap) if wall else None
 
 
 def exact(value: float) -> float:

@@ -4,12 +4,11 @@ Owns the order of things around the measured interval: what is looked at before 
 two marks, and what after the second, so that looking costs the function nothing.
 """
 
-import json
 import os
-import time
-from typing import Any, Dict, MutableSequence, Optional
+from typing import Any, Dict, Optional
 
 from . import cgroup, meter, platforms, surroundings
+from .board import Board
 
 QUICK = 0.001  # seconds
 
@@ -17,18 +16,18 @@ QUICK = 0.001  # seconds
 class Phases:
     """The marks: which phase runs now, and what each one that has ended cost.
 
-    `shared` is a page that the supervisor sees too: where a task is killed in its call, it has
-    from there what was used before. `inherited` is what `rehearse` has returned.
+    On the board the supervisor sees the call's first mark too: where a task is killed in its call, it has
+    from there what was used before. `inherited` is the bytes of memory that the fork began with.
     """
 
     def __init__(
         self,
         woken: float,
-        shared: "MutableSequence[int]",
+        board: Board,
         group: "Optional[cgroup.Group]" = None,
         inherited: int = 0,
     ) -> None:
-        self._shared = shared
+        self._board = board
         self._group = group
         self.name = "start"
         self.costs: "Dict[str, Dict[str, float]]" = {}
@@ -45,7 +44,7 @@ class Phases:
         mark = meter.snapshot()
         self.costs[self.name] = meter.phase(self.last, mark)
         if name == "call":
-            meter.share(self._shared, mark, self._gap)
+            self._board.mark(mark.wall, mark.cpu, self._gap)
         if self.name == "call":
             self.call = self._call_figures(mark)
         self.name = name
@@ -112,17 +111,3 @@ class _Nothing:
 
 
 _NOTHING: "Any" = _Nothing()
-
-
-def rehearse(shared: "MutableSequence[int]", group: "Optional[cgroup.Group]" = None) -> int:
-    """Go through every mark once, before there is a task; return the bytes that the fork has inherited.
-
-    A fork pays for each page that it is the first to touch, and the marks touch hundreds: paid here,
-    they cost the task a fifth, and the measured interval next to nothing.
-    """
-    phases = Phases(time.monotonic(), shared, group)
-    for name in ("before", "load", "call", "after", "dump", "exit"):
-        phases.enter(name)
-    json.dumps([phases.costs, phases.call])
-    meter.forget(shared)
-    return surroundings.anonymous()  # the agent's heap, which a fork has as its own

@@ -176,7 +176,8 @@ def read(path: str, limit: int = 1 << 20) -> "Optional[bytes]":
     except FileNotFoundError:
         return None
     try:
-        return os.read(handle, limit)
+        # Of no more than there is: Python takes the memory for all that it may read.
+        return os.read(handle, min(limit, os.fstat(handle).st_size))
     finally:
         os.close(handle)
 

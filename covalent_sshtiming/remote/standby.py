@@ -1,7 +1,7 @@
-"""What a supervisor holds while it waits for a task: a worker forked ahead, their pipes, page and group.
+"""What a supervisor holds while it waits for a task: a worker forked ahead, their pipes, board and group.
 
 Owns the worker's process from its fork to the moment when it is let go: what it inherits, which signals
-it has, the control group that it joins, and the rehearsal of its marks.
+it has, the control group that it joins, and its rehearsal.
 """
 
 import os
@@ -9,25 +9,26 @@ import select
 import signal
 import socket
 import time
-from typing import Any, Optional, Tuple
+from typing import Optional, Tuple
 
-from . import cgroup, meter, phases, platforms, pump, worker
+from . import cgroup, phases, platforms, pump, worker
+from .board import Board
 
 WAKE_BYTES = 4096
 RETRY_FORK = 0.2  # seconds between two attempts to have a worker
 
 
 class Standby:
-    """What a supervisor holds for one task, from before it comes: the worker, their pipes, page and group."""
+    """What a supervisor holds for one task, from before it comes: worker, pipes, board and group."""
 
     def __init__(self, control: socket.socket, spool: str, mask: int, groups: "Optional[str]") -> None:
         out, err, go = os.pipe(), os.pipe(), os.pipe()
-        self.page = meter.shared_page()
+        self.board = Board()
         parent = os.getpid()
         self.group = cgroup.Group.make(groups, parent)
         self.pid = _fork_in_time(control)
         if self.pid == 0:
-            _be_worker(parent, (go[0], out[1], err[1]), spool, mask, self.page, self.group)
+            _be_worker(parent, (go[0], out[1], err[1]), spool, mask, self.board, self.group)
         for handle in (out[1], err[1], go[0]):
             os.close(handle)
         if self.group is not None:
@@ -52,7 +53,7 @@ class Standby:
             os.waitpid(self.pid, 0)
         self.stdout.close()
         self.stderr.close()
-        self.page.close()
+        self.board.close()
         if self.group is not None:
             self.group.remove()
 
@@ -74,7 +75,7 @@ def _be_worker(
     pipes: "Tuple[int, int, int]",
     spool: str,
     mask: int,
-    page: "Any",
+    board: Board,
     group: "Optional[cgroup.Group]",
 ) -> None:
     """Wait to be let go, then run the task; never returns."""
@@ -95,13 +96,12 @@ def _be_worker(
         if group is not None and not group.join():
             group = None
         worker.open_streams()
-        worker.rehearse()
-        inherited = phases.rehearse(page, group)
+        inherited = worker.rehearse(board, group, mask)
         directory = os.read(go, WAKE_BYTES).decode()
         os.close(go)
         if directory:
-            marks = phases.Phases(time.monotonic(), page, group, inherited)
-            worker.run(directory, spool, mask, marks)
+            marks = phases.Phases(time.monotonic(), board, group, inherited)
+            worker.run(directory, spool, mask, marks, board)
             code = 0
     finally:
         os._exit(code)

@@ -19,12 +19,12 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import figures, limits, meter, places, platforms, standby, surroundings, worker
+from . import figures, limits, meter, places, platforms, standby, surroundings
 
 WAKE_BYTES = 16 * 1024  # an order, with the longest facts of a task
 SLOTS_MAX = 64  # descriptors in one order
 CANCEL_GRACE = 5.0  # seconds between TERM and KILL for a cancel or the time limit
-ROOM = 16 * 1024  # bytes of blanks in `started`, so that report and outcome fit onto a disk that fills up
+ROOM = 16 * 1024  # bytes of blanks in `started`, so that the outcome fits onto a disk that fills up
 PUBLISH_SECONDS = 1.0
 PUBLISH_TRIES = 600
 RETRY_KILL = 0.05  # seconds between rounds of killing what is left
@@ -233,7 +233,7 @@ class Supervisor:
             platforms.send_signal([self.crew.pid], number)
 
     def _outcome(self) -> "Dict[str, Any]":
-        report = places.read_json(self._path(worker.REPORT)) or {}
+        report = self.crew.board.report()
         code, number = _exit_of(self.status)
         # Why we ended it counts before what it said on the way: it may catch TERM and return.
         if report and not (self.reason or code or number):
@@ -266,7 +266,7 @@ class Supervisor:
     def _seen(self) -> figures.Seen:
         queued = float(self.order["queued"])
         crew = self.crew
-        return figures.Seen(self.usage, self.orphans, crew.page, crew.group, queued, self.woken, self.left)
+        return figures.Seen(self.usage, self.orphans, crew.board, crew.group, queued, self.woken, self.left)
 
     def _publish(self, ended: "Dict[str, Any]") -> None:
         content = json.dumps(ended).encode()
@@ -293,12 +293,11 @@ class Supervisor:
         return not self.agent_gone
 
     def _make_room(self) -> None:
-        """Remove what the outcome makes needless."""
+        """Let go of the room that was kept for the outcome."""
         try:
             places.give_way(self._path(places.STARTED))
         except OSError:  # it was never there, or the disk is read-only
             pass
-        places.discard(self._path(worker.REPORT))
 
     def _try_publish(self, content: bytes) -> bool:
         """Publish, or say False where the disk has no room: what the task has done is worth a wait."""

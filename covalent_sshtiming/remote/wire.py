@@ -102,8 +102,9 @@ class Decoder:
                 end = body_at + body_size
                 if len(self._buffer) < end:
                     break
-                header = _header(bytes(self._buffer[at + HEAD_SIZE : body_at]))
-                body = bytes(self._buffer[body_at:end])
+                with memoryview(self._buffer) as view:  # a slice of the buffer itself would be one more copy
+                    header = _header(bytes(view[at + HEAD_SIZE : body_at]))
+                    body = bytes(view[body_at:end])
                 at = end
                 yield Frame(kind, task, header, body)
         except ProtocolError as error:

@@ -1,8 +1,8 @@
 """The worker: the process that runs the user's function, from the request to the result on disk.
 
 Owns its standing (directory, environment, umask, streams), the order of Covalent's own wrapper
-(hooks before, load, call, hooks after, dump) and a mark at every boundary. It leaves two files in
-the task directory, `result` where there is one and `report` always, and ends by `os._exit`: no
+(hooks before, load, call, hooks after, dump) and a mark at every boundary. It leaves `result` in the
+task directory, where there is one, and a report on the board always, and ends by `os._exit`: no
 atexit, no joining of what the user left behind. The supervisor makes the outcome of it.
 """
 
@@ -15,11 +15,10 @@ import time
 import traceback
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
 
-from . import hooks, phases, places
+from . import cgroup, hooks, phases, places, surroundings
+from .board import Board
 
-REPORT = "report"
-REPORT_SECONDS = 1.0
-REPORT_TRIES = 600
+SMALL = 64 * 1024  # bytes of a request that is read at once
 TRACEBACK_CHARS = 16000
 TEXT_CHARS = 4000
 SHORT_STRING = 64 * 1024  # a bytes result longer than this is not spelt out; see _string_of
@@ -30,13 +29,24 @@ class TooLarge(Exception):
 
 
 class Request:
-    """The request file: the spec, and each pickled part at its offset."""
+    """A request: the spec, and each pickled part at its offset."""
 
-    def __init__(self, path: str) -> None:
-        self._file = open(path, "rb")  # noqa: SIM115 - closed by close(), parts are read lazily
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
         self._skip_head()
         self.spec: "Dict[str, Any]" = json.loads(self._file.read(self._number()).decode("utf-8"))
         self._at = self._file.tell()
+
+    @classmethod
+    def at(cls, path: str) -> "Request":
+        """Open a request file; a small one is in memory then."""
+        handle = places.open_file(path)
+        beginning = os.read(handle, SMALL)
+        if len(beginning) < SMALL:
+            os.close(handle)
+            return cls(io.BytesIO(beginning))
+        os.lseek(handle, 0, os.SEEK_SET)
+        return cls(os.fdopen(handle, "rb"))
 
     def _number(self) -> int:
         return int.from_bytes(self._file.read(4), "big")
@@ -74,50 +84,34 @@ class Request:
         self._file.close()
 
 
-def run(directory: str, spool: str, mask: int, marks: phases.Phases) -> None:
+def run(directory: str, spool: str, mask: int, marks: phases.Phases, board: Board) -> None:
     """Run the task in `directory` to its report; never raises, never returns to the caller's loop."""
     report: "Dict[str, Any]" = {"status": "failed"}
     started = time.time()
     owner = os.getpid()
     try:
         os.umask(0o077)
-        request = Request(os.path.join(directory, places.REQUEST))
+        request = Request.at(os.path.join(directory, places.REQUEST))
         os.unlink(os.path.join(directory, places.REQUEST))
         _stand(request.spec, mask)
-        report = _perform(request, marks, directory, spool)
+        report = _perform(request, marks, os.path.join(directory, places.RESULT), spool)
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is an outcome
         _end_if_copy(owner, error)
         report["error"] = dict(describe(error, marks.name), phase=marks.name)
     marks.enter("exit")
     _flush()
+    _leave(board, report, marks, started)
+
+
+def _leave(board: Board, report: "Dict[str, Any]", marks: phases.Phases, started: float) -> None:
+    """Leave the report with what the marks say, and let the streams go, which wakes the supervisor."""
     report.update(phases=marks.costs, call=marks.call, started=started, finished=time.time())
-    report["left"] = marks.last.wall
-    _leave(directory, json.dumps(report).encode())
-
-
-def _leave(directory: str, report: bytes) -> None:
-    """Leave the report; a disk that takes nothing is waited for, as with the outcome."""
-    for _ in range(REPORT_TRIES):
+    board.leave(dict(report, left=marks.last.wall))
+    for handle in (1, 2):
         try:
-            places.replace(os.path.join(directory, REPORT), report)
-        except FileNotFoundError:  # somebody has removed the directory: nobody will ask
-            return
-        except OSError:
-            if not _gave_way(directory):
-                time.sleep(REPORT_SECONDS)
-        else:
-            return
-
-
-def _gave_way(directory: str) -> bool:
-    """Let go of the room that was kept for this; False if that was done before, or cannot be."""
-    path = os.path.join(directory, places.STARTED)
-    try:
-        before = os.path.getsize(path)
-        places.give_way(path)
-        return os.path.getsize(path) < before
-    except OSError:
-        return False
+            os.close(handle)
+        except OSError:  # by the user's function
+            pass
 
 
 def _end_if_copy(owner: int, error: "Optional[BaseException]" = None) -> None:
@@ -152,20 +146,46 @@ def open_streams() -> None:
     sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc] # Final only to type checkers
 
 
-def rehearse() -> None:
-    """Go once where each task goes: a fork pays for every page that it is the first to touch."""
-    import cloudpickle
+def rehearse(board: Board, group: "Optional[cgroup.Group]", mask: int) -> int:
+    """Go once where each task goes, before there is one; return the bytes of memory that a task begins with.
 
-    _forget_import_caches()
-    file = io.BytesIO(cloudpickle.dumps(rehearse))
-    cloudpickle.load(file)
-    cloudpickle.Pickler(_Capped(file, 1 << 20)).dump([0])
-    json.loads(json.dumps(_header_of(None, cloudpickle.__version__)))
-    os.path.expanduser("~")
+    A fork pays for every page that it is the first to touch, and a task touches hundreds: paid here, they
+    cost the task a third, and the measured interval next to nothing. The memory is the agent's heap, which
+    a fork has as its own.
+    """
+    marks = phases.Phases(time.monotonic(), board, group)
+    request = Request(io.BytesIO(_rehearsed_request()))
+    _stand(request.spec, mask)
+    report = _perform(request, marks, "", "")
+    marks.enter("exit")
+    report.update(phases=marks.costs, call=marks.call)
+    board.leave(report)
+    board.clear()
+    return surroundings.anonymous()
 
 
-def _perform(request: Request, marks: phases.Phases, directory: str, spool: str) -> "Dict[str, Any]":
-    """Go through the phases in the order of Covalent's wrapper; return the report's beginnings."""
+_kept_request = b""
+
+
+def _rehearsed_request() -> bytes:
+    """Return the request of a function that does nothing; made once, in the agent, for all its forks."""
+    global _kept_request  # noqa: PLW0603 - a cache without functools, whose own would be one more page
+    if not _kept_request:
+        import cloudpickle
+
+        function = cloudpickle.dumps(lambda: None)
+        spec: "Dict[str, Any]" = dict.fromkeys(("args", "kwargs", "before", "after"), ())
+        spec.update(workdir="/", unique=False, env={}, function_size=len(function), max_result_bytes=SMALL)
+        text = json.dumps(spec).encode()
+        _kept_request = bytes(4) + len(text).to_bytes(4, "big") + text + function
+    return _kept_request
+
+
+def _perform(request: Request, marks: phases.Phases, path: str, spool: str) -> "Dict[str, Any]":
+    """Go through the phases in the order of Covalent's wrapper; return the report's beginnings.
+
+    The result goes to a file at `path`; without one, nowhere.
+    """
     owner = os.getpid()
     spec = request.spec
     load_function = request.take(spec["function_size"])
@@ -191,7 +211,7 @@ def _perform(request: Request, marks: phases.Phases, directory: str, spool: str)
     _end_if_copy(owner)
     _run_hooks(after, spool, owner)
     marks.enter("dump")
-    return _dump(value, os.path.join(directory, places.RESULT), int(spec["max_result_bytes"]), owner)
+    return _dump(value, path, int(spec["max_result_bytes"]), owner)
 
 
 def _run_hooks(steps: "List[Tuple[Dict[str, Any], List[Any]]]", spool: str, owner: int) -> "Dict[str, Any]":
@@ -232,23 +252,32 @@ def _dump(value: Any, path: str, cap: int, owner: int) -> "Dict[str, Any]":
 
     header = json.dumps(_header_of(value, cloudpickle.__version__)).encode("utf-8")
     string = _string_of(value).encode("utf-8", "backslashreplace")
-    temporary = path + ".tmp"
+    temporary = path and path + ".tmp"
     try:
-        # The umask is the user's by now, and may give all away.
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(handle, "wb") as file:
+        with _new_file(temporary) as file:
             file.write(header)
             file.write(string)
             cloudpickle.Pickler(_Capped(file, cap)).dump(value)
             _end_if_copy(owner)
             size = file.tell()
-        os.rename(temporary, path)
+        if path:
+            os.rename(temporary, path)
     except Exception as error:  # noqa: BLE001 - a pickler may raise anything
         _end_if_copy(owner)
-        places.discard(temporary)  # half a result is of no use, and the report may need its room
+        places.discard(temporary)  # half a result is of no use, and the outcome may need its room
         return {"status": "failed", "error": _dump_error(error, value, path, cap)}
     parts = [len(header), len(string), size - len(header) - len(string)]
     return {"status": "completed", "result": parts}
+
+
+def _new_file(path: str) -> BinaryIO:
+    """Return a file that is there for this user only, because the umask may give all away by now.
+
+    Without a path it is in memory.
+    """
+    if not path:
+        return io.BytesIO()
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb")
 
 
 def _dump_error(error: BaseException, value: Any, path: str, cap: int) -> "Dict[str, Any]":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import math
 import os
 import stat
 import threading
@@ -32,6 +33,9 @@ _ADVICE = {
     errno.ENOSPC: "Free some space there, or choose another place",
     errno.EDQUOT: "Free some space there, or choose another place",
 }
+CHECKED_S = 1.0
+# When each log was last found writable, by the monotonic clock: a fan-out need not look each time.
+_checked: dict[Path, float] = {}
 # A shard belongs to one process, so what has to be kept apart there is its threads.
 _shard_lock = threading.Lock()
 
@@ -55,6 +59,10 @@ class TimingLog:
         self._fsync = fsync
         self._lock_wait_s = lock_wait_s
 
+    def was_writable(self) -> bool:
+        """Tell, without looking, whether this log was found writable within the last second."""
+        return time.monotonic() - _checked.get(self.path, -math.inf) < CHECKED_S
+
     def check_writable(self) -> None:
         """Make sure, before a task is submitted, that its record will have a place to go.
 
@@ -70,6 +78,7 @@ class TimingLog:
                     pass
             except (OSError, ValueError) as error:  # ValueError: a NUL in the path
                 raise _refusal(path, error) from error
+        _checked[self.path] = time.monotonic()
 
     def append(self, record: TimingRecord) -> None:
         """Add a record, and its sentence where there is one.
