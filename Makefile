@@ -119,7 +119,7 @@ smoke-one: $(VENV)/.installed-dev
 	$(BIN)/pytest -m smoke $(PYTEST_ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-3.* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-3.* build dist docker/keys .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Prints the first Python of 3.10 to 3.12 that can make virtual environments, or says on stderr what to install.
