@@ -234,9 +234,9 @@ async def sleeper(server: SSHServer, place: Path, asleep: float, after: float) -
         known.write_text(known.read_text() + known.read_text().replace(proxy.host, "build01"))
         order = {
             "settings": {
-                "hostname": "build01",
                 **server.settings(),
                 **faults.through(proxy, server, place),
+                "hostname": "build01",
                 "known_hosts_file": str(known),
                 "python_path": sys.executable,
                 "remote_spool": str(place / "spool"),

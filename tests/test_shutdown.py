@@ -87,14 +87,14 @@ def stopped(
         }
         with private_dispatcher(place / "home", executors={"sshtiming": table}) as dispatcher:
             dispatch_script(dispatcher, SCRIPT, str(marks), tasks)
-            wait_for(settle, "the tasks to come to the machine", 60)
+            wait_for(settle, "the tasks to come to the machine", 100)
             return stop(dispatcher)
 
 
 def test_a_stopped_server_ends_its_tasks(any_sshd: Server, place: Path, far_place: There) -> None:
     """What runs, what is queued and what is on its way ends within seconds of a stop, and never runs on."""
     spool, marks = far_place / "spool", far_place / "marks"
-    tasks = '[["running", 60, 1], ["queued", 60, 1], ["coming", 60, 30000000]]'
+    tasks = '[["running", 300, 1], ["queued", 300, 1], ["coming", 300, 30000000]]'
     seconds = stopped(
         any_sshd,
         place,
