@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint smoke accuracy bench bench-quick fuzz soak audit clean sshd browser gnu-time
+.PHONY: help demo test lint smoke accuracy bench bench-quick fuzz soak audit clean sshd modules browser gnu-time
 .PHONY: docker-up docker-test docker-demo docker-down docker-proof docker-engine docker-running docker-tools
 
 help:
@@ -26,7 +26,7 @@ help:
 demo: $(VENV)/.installed
 	@$(BIN)/covalent-sshtiming demo $(DEMO_ARGS)
 
-test: $(VENV)/.installed-dev sshd browser
+test: $(VENV)/.installed-dev sshd modules browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -181,6 +181,21 @@ sshd:
 	fi; \
 	echo "OpenSSH's sshd was not found: the tests against it are left out." >&2; \
 	echo "  Debian or Ubuntu: sudo apt-get install openssh-server" >&2
+
+# Makes sure of environment modules where it can, and otherwise says which tests will be left out. Lmod would do too.
+modules:
+	@for name in modules.sh lmod.sh z00_lmod.sh; do if [ -e /etc/profile.d/$$name ]; then exit 0; fi; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing environment-modules for the tests"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends environment-modules >/dev/null; \
+	fi; \
+	if [ -e /etc/profile.d/modules.sh ]; then exit 0; fi; \
+	if [ "$$SSHTIMING_REQUIRE_MODULES" = 1 ]; then \
+		echo "There are no environment modules, and SSHTIMING_REQUIRE_MODULES=1 asks for them." >&2; exit 1; \
+	fi; \
+	echo "No environment modules were found: the tests of them are left out." >&2; \
+	echo "  Debian or Ubuntu: sudo apt-get install environment-modules" >&2
 
 # Makes sure of a Chromium for the report's tests where it can, and otherwise says which tests will be left out.
 browser:

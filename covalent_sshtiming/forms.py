@@ -75,6 +75,13 @@ def variable(value: str) -> str:
     return value
 
 
+def conda_environment(value: str) -> str:
+    """Check the name or path of a conda environment, which conda puts into a script for a shell."""
+    if not re.fullmatch(r"[\w./~][\w./~@%+=,: -]*", value):
+        raise ValueError("write a name or a path: letters, digits, spaces and ./~@%+=,:_- with no - in front")
+    return value
+
+
 def agent_socket(value: str) -> str:
     """Check the path of a key agent's socket, or `none`."""
     return value if value == "none" else local_path(value)

@@ -40,7 +40,17 @@ from covalent_sshtiming.options import (
 
 LOCALHOST = "localhost"
 # What belongs to a machine and not to a task: where a task runs here instead, these are this machine's.
-_MACHINE = ("hostname", "python_path", "remote_cache", "remote_spool", "remote_workdir", "max_parallel")
+_MACHINE = (
+    "hostname",
+    "python_path",
+    "conda_env",
+    "setup_commands",
+    "remote_cache",
+    "remote_spool",
+    "remote_workdir",
+    "max_parallel",
+)
+_SETUP_MAX = 4096  # bytes of all set-up commands, which travel in the command line
 
 _log = logging.getLogger(__name__)
 
@@ -167,12 +177,23 @@ def _values(layers: Sequence[_Layer]) -> dict[str, Any]:
     values["env_from"] = tuple(
         dict.fromkeys(name for layer in layers for name in _first("env_from", [layer]) or ())
     )
+    values["setup_commands"] = _checked_setup(values["setup_commands"] or ())
     values["timing_filepath"] = values["timing_filepath"] or str(default_timing_log())
     if not values["retry_connect"]:
         values["max_connection_attempts"] = 1
     if values["time_limit"] is not None and values["time_limit"] <= 0:
         values["time_limit"] = None
     return values
+
+
+def _checked_setup(commands: Sequence[str]) -> tuple[str, ...]:
+    size = sum(len(command.encode()) for command in commands)
+    if size > _SETUP_MAX:
+        raise ConfigError(
+            f"setup_commands are {size} bytes together, {_SETUP_MAX} is the most; put them into a file on "
+            "that machine, and `source` it."
+        )
+    return tuple(commands)
 
 
 def run_here(found: Settings, section: Mapping[str, Any]) -> Settings:

@@ -17,8 +17,8 @@ from support import parsers
 from support.unpickling import nothing_unpickled
 
 GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / "frames.json").read_text())
-BUILT = 200  # examples for each of five parsers that are built from nothing
-EDITED = 3800  # and that are sound ones with a few edits, which costs a tenth of that
+BUILT = 160  # examples for each of six parsers that are built from nothing
+EDITED = 3200  # and that are sound ones with a few edits, which costs a tenth of that
 
 scalars: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, -1, 0, 1, 3, 10**19, 2**63, 1e300, 1.5, "", "failed", "\x1b[31m\u202e", "x" * 5000, [], {}]
@@ -47,6 +47,7 @@ odd_json = st.sampled_from(
 TOKENS = [
     b"{M}",
     b"{H}",
+    b"{S}",
     b"\n",
     b"[]",
     b"null",
@@ -120,6 +121,17 @@ BUILDS: dict[str, st.SearchStrategy[bytes]] = {
         ended.map(lambda value: json.dumps(value).encode()) | odd_json,
     ),
     "output": st.binary(max_size=200),
+    "complaints": st.builds(
+        lambda facts, cut, steps: facts + b"\n" + cut + b"".join(steps),
+        objects("refused", "python", "executable", "conda", "found", "text"),
+        cuts,
+        st.lists(
+            st.sampled_from(
+                [b"0", b"1", b"2", b"\xc2\xb2", b"conda", b"conda-by x", b"no-python", b"done"]
+            ).flatmap(lambda step: st.binary(max_size=20).map(lambda said: b"{S}" + step + b"\n" + said)),
+            max_size=4,
+        ),
+    ),
 }
 
 

@@ -177,7 +177,7 @@ def test_times_that_people_write(text: str, meant: str) -> None:
     assert units.instant(text, NOW) == meant
 
 
-@pytest.mark.parametrize("text", ["", "soon", "2x", "h", "1e999d", "20-11-2026"])
+@pytest.mark.parametrize("text", ["", "soon", "2x", "h", "-2h", "1e999d", "20-11-2026"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     """Anything else is refused, with what to write."""
     with pytest.raises(ValueError, match="is no time: write an age such as 30m, 2h or 7d"):
@@ -238,6 +238,14 @@ def test_records_and_summaries_render_in_notebooks() -> None:
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
         assert "<script" not in html
     assert "wall_s" not in record._repr_html_()
+
+
+def test_a_summary_is_by_fields(log: Path) -> None:
+    """One field may be named alone; what is no field is an error that says so."""
+    found = covalent_sshtiming.read_log(log)
+    assert found.summary("host").to_dicts() == found.summary(["host"]).to_dicts()
+    with pytest.raises(ValueError, match=r"'colour' is no field of a record; one is record_id, dispatch_id"):
+        found.summary(["host", "colour"])
 
 
 def test_a_log_renders_in_notebooks(log: Path) -> None:

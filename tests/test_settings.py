@@ -19,6 +19,7 @@ import toml
 from covalent_sshtiming import options, settings
 from covalent_sshtiming.errors import ConfigError
 from covalent_sshtiming.options import ARGUMENT, LOCAL, OPTIONS, SECTION, Settings
+from covalent_sshtiming.reach import target_of
 from covalent_sshtiming.settings import resolve
 
 HOST_TABLE = "[executors.sshtiming.hosts.build01] in covalent.conf"
@@ -84,7 +85,7 @@ def test_plugin_defaults_change_nothing() -> None:
 def test_what_does_nothing_is_not_offered_in_covalent_conf() -> None:
     """Ignored and refused options stay out of a user's covalent.conf."""
     offered = options.plugin_defaults().keys()
-    nothing = {"cache_dir", "poll_freq", "retries", "conda_env"}
+    nothing = {"cache_dir", "poll_freq", "retries"}
     assert OPTIONS.keys() - offered == nothing
 
 
@@ -453,11 +454,56 @@ def test_retries_say_what_to_do_instead() -> None:
     assert resolve({"hostname": "m", "retries": 0}, {}).hostname == "m"
 
 
-def test_conda_env_says_what_to_do_instead() -> None:
-    """conda_env is known, not available, and has a way round."""
-    assert refusal({"hostname": "m"}, {"conda_env": "science"}) == (
-        f"conda_env ({SECTION}) is not in this version: set python_path to its Python."
+def test_an_environment_is_part_of_the_target() -> None:
+    """setup_commands and conda_env come from the first layer that has them, and make targets differ."""
+    section = {"setup_commands": ["module load cuda"], "conda_env": "science"}
+    found = resolve({"hostname": "m"}, section)
+    assert (found.setup_commands, found.conda_env) == (("module load cuda",), "science")
+    assert "cuda" not in repr(found)
+    other = resolve({"hostname": "m", "setup_commands": ["a", "b"]}, section)
+    assert other.setup_commands == ("a", "b")
+    targets = [target_of(one, "3.11", local=False) for one in (found, other, resolve({"hostname": "m"}, {}))]
+    assert len(set(targets)) == len({target.flavor for target in targets}) == 3
+    assert targets[0] == target_of(resolve({"hostname": "m"}, section), "3.11", local=False)
+    assert "cuda" not in repr(targets)
+
+
+def test_set_up_commands_have_bounds() -> None:
+    """They are a list of single lines, and short enough for a command line."""
+    assert refusal({"hostname": "m", "setup_commands": "module load x"}) == (
+        f"setup_commands ({ARGUMENT}) is 'module load x'; write a list of texts in quotes."
     )
+    assert refusal({"hostname": "m", "setup_commands": ["a\nb"]}) == (
+        f"setup_commands ({ARGUMENT}) contains a line break or a NUL character; remove it."
+    )
+    assert refusal({"hostname": "m", "setup_commands": ["é" * 2000, "x" * 97]}) == (
+        "setup_commands are 4097 bytes together, 4096 is the most; put them into a file on that machine, and "
+        "`source` it."
+    )
+    assert resolve({"hostname": "m", "setup_commands": ["é" * 2000, "x" * 96, ""]}, {}).setup_commands
+
+
+@pytest.mark.parametrize("name", ["science", "/opt/envs/my env", "~/envs/größe_2.1", "envs/a+b@c"])
+def test_a_conda_environment_has_a_name_or_a_path(name: str) -> None:
+    """Names and paths stay as they are."""
+    assert resolve({"hostname": "m", "conda_env": name}, {}).conda_env == name
+
+
+@pytest.mark.parametrize("name", ["-n", "a'b", 'a"b', "a$(x)", "a;b", "a`b`", "a\\b", "a|b", "a*", "$HOME/x"])
+def test_a_conda_environment_has_no_sign_of_a_shells(name: str) -> None:
+    """A name is written into a script by conda, so what a shell would read there is refused."""
+    assert refusal({"hostname": "m", "conda_env": name}) == (
+        f"conda_env ({ARGUMENT}) is {name!r}; write a name or a path: letters, digits, spaces and "
+        "./~@%+=,:_- with no - in front."
+    )
+
+
+def test_the_local_executors_own_python_gives_way() -> None:
+    """Where an environment is made, our own interpreter is not what its user means."""
+    own = "{}.{}".format(*sys.version_info)
+    assert target_of(resolve({}, {}, LOCAL), own, local=True).python_path == sys.executable
+    for made in ({"conda_env": "science"}, {"setup_commands": ["true"]}):
+        assert target_of(resolve(made, {}, LOCAL), own, local=True).python_path == ""
 
 
 def test_the_local_executor_knows_nothing_of_ssh() -> None:
@@ -494,9 +540,11 @@ def test_the_local_sections_own_log_has_to_be_absolute() -> None:
 
 def test_a_task_that_runs_here_takes_this_machines_places() -> None:
     """What belongs to a machine comes from the local section, what belongs to the task stays."""
-    there = resolve({"hostname": "m", "python_path": "/there/python", "time_limit": 9}, {})
+    environment = {"python_path": "/there/python", "conda_env": "there", "setup_commands": ["there"]}
+    there = resolve({"hostname": "m", "time_limit": 9, **environment}, {})
     here = settings.run_here(there, {"remote_workdir": "elsewhere"})
     assert (here.python_path, here.remote_workdir, here.time_limit) == ("", "elsewhere", 9)
+    assert (here.conda_env, here.setup_commands) == ("", ())
     assert here.host_label == "m (run on localhost)"
 
 

@@ -19,6 +19,7 @@ STEPS = (
     "host key",
     "login",
     "shell",
+    "environment",
     "python",
     "version",
     "disk",

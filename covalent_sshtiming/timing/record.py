@@ -17,9 +17,11 @@ from typing import Any
 
 from covalent_sshtiming.timing.markup import html_table
 
-SCHEMA = "sshtiming.task/1"
+SCHEMA_NAME = "sshtiming.task/"
+SCHEMA = f"{SCHEMA_NAME}1"
 MAX_TEXT = 4096
 _MAX_INT = 2**63 - 1
+_SHOWN_SCHEMA = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,13 +172,32 @@ class TimingRecord:
         return html_table(["field", "value"], known)
 
 
+class OtherSchema(ValueError):
+    """A record of ours, written by a version that this one cannot read.
+
+    Attributes:
+        schema: what the record says of itself, fit for a terminal.
+    """
+
+    def __init__(self, schema: str) -> None:
+        self.schema = (printable(schema) or "")[:_SHOWN_SCHEMA]
+        super().__init__(_other(schema))
+
+
 def _check_schema(schema: object) -> None:
     """Accept this schema and later minors of it (`/1.2`), which only add fields."""
-    if not isinstance(schema, str) or (schema != SCHEMA and not schema.startswith(f"{SCHEMA}.")):
-        raise ValueError(
-            f"This record's schema is {schema!r:.80}, but this covalent-sshtiming reads {SCHEMA!r}; "
-            "read it with the version that wrote it."
-        )
+    if isinstance(schema, str) and (schema == SCHEMA or schema.startswith(f"{SCHEMA}.")):
+        return
+    if isinstance(schema, str) and schema.startswith(SCHEMA_NAME):
+        raise OtherSchema(schema)
+    raise ValueError(_other(schema))
+
+
+def _other(schema: object) -> str:
+    return (
+        f"This record's schema is {schema!r:.80}, but this covalent-sshtiming reads {SCHEMA!r}; "
+        "read it with the version that wrote it."
+    )
 
 
 def printable(value: object) -> str | None:

@@ -78,7 +78,7 @@ def instant(text: str, now: datetime) -> str:
     number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = text[len(number) :]
     try:
-        if unit in _AGES:
+        if unit in _AGES and not number.startswith("-"):
             meant = now - timedelta(seconds=float(number) * _AGES[unit])
         else:
             meant = datetime.fromisoformat(text.replace("Z", "+00:00"))

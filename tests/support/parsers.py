@@ -14,7 +14,8 @@ from typing import Any
 
 from covalent_sshtiming import errors, outcomes
 from covalent_sshtiming.electron import ResultBuilder
-from covalent_sshtiming.host import bootstrap
+from covalent_sshtiming.host import bootstrap, environment, refusals
+from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.host.task import Outcome, Output
 from covalent_sshtiming.remote import wire
 from covalent_sshtiming.timing.record import TimingRecord
@@ -24,6 +25,11 @@ NONCE = "0123456789abcdef01234567"
 MARK = b"\0SSHTIMING/1 " + NONCE.encode() + b" "
 WHOLE_FRAME = wire.HEAD_SIZE + wire.MAX_HEADER + wire.MAX_BODY
 CAP = 4096  # bytes of a result
+_TARGETS = [
+    Target("far", "far", "3.11"),
+    Target("far", "far", "3.11", python_path="python3"),
+    Target("far", "far", "3.11", conda_env="science", setup=("one", "conda activate two")),
+]
 HEADER = json.dumps(
     {"py_version": "3.11.0", "cloudpickle_version": "3", "attrs": {"doc": None, "name": "f"}}
 ).encode()
@@ -115,6 +121,28 @@ def outcome(data: bytes) -> None:
     assert record.status in ("completed", "failed", "cancelled", "killed", "timeout", "lost")
 
 
+def complaints(data: bytes) -> None:
+    """A refusal's facts, and stderr with marks: bounded, and a sentence of ours for any of it."""
+    first, _, rest = data.partition(b"\n")
+    said = environment.Said()
+    for piece in _pieces(rest.replace(b"{S}", environment.MARK)):
+        said.hear(piece)
+        assert len(said.text) <= environment.SAID_MAX
+    try:
+        facts = wire.json_object(first, "facts")
+    except wire.ProtocolError:
+        facts = {}
+    for target in _TARGETS:
+        errors = [refusals.ended(target, status, said, b"") for status in (None, 1, 127)]
+        for error in (
+            *errors,
+            refusals.slow(target, said, b""),
+            refusals.refused(target, said, {"refused": 1, **facts}),
+        ):
+            assert str(error).isprintable()
+            assert len(str(error)) < 2000
+
+
 def output(data: bytes) -> None:
     """A task's output by stream offset: bounded, and never any of it twice."""
     stream, end = Output(), 0
@@ -146,7 +174,7 @@ def _check_json(value: Any) -> None:
 
 
 PARSERS: dict[str, Callable[[bytes], None]] = {
-    parser.__name__: parser for parser in (decoder, preamble, result, outcome, output)
+    parser.__name__: parser for parser in (decoder, preamble, result, outcome, output, complaints)
 }
 
 
@@ -177,10 +205,19 @@ def seeds(name: str, golden: list[dict[str, Any]]) -> list[bytes]:
         "executable": "/usr/bin/python3",
         "python": "3.11.7",
     }
+    refused = {
+        "refused": "python_version",
+        "python": "3.9.2",
+        "executable": "/usr/bin/python3",
+        "conda": False,
+        "found": {"python": "/opt/python3.11", "uv": "/usr/bin/uv", "pyenv": "/p"},
+    }
     texts = [json.dumps(one).encode() for one in (hello, ended)]
+    lost = json.dumps(refused).encode() + b"\n\x07"
     return {
         "preamble": [b"\0noise{M}" + b'{"archive":"have"}\n' + b"rest", b"\x01{M}{}\n"],
         "result": [sizes + b"\n\0{H}okabc", sizes + b"\n\x07{H}okabc"],
         "outcome": [b"\n".join(texts), texts[0] + b'\n{"status":"completed","error":null}'],
+        "complaints": [lost + b"motd{S}0\nno{S}1\nsuch", lost + b"{S}conda\n/c: no{S}conda-by /c\nx"],
         "output": [bytes(8) + b"\x03abc" + bytes(7) + b"\x03\x02de"],
     }[name]
