@@ -42,8 +42,8 @@ lint: $(VENV)/.installed-dev
 # whether any of it failed.
 accuracy: $(VENV)/.installed-dev sshd gnu-time
 	@failed=; \
-	$(BIN)/pytest -m "" tests/test_measuring.py tests/test_accuracy.py tests/test_log.py::test_eight_processes_lose_no_record \
-		$(PYTEST_ARGS) || failed="$$failed oracles"; \
+	$(BIN)/pytest -m "" tests/test_measuring.py tests/test_interval.py tests/test_accuracy.py \
+		tests/test_log.py::test_eight_processes_lose_no_record $(PYTEST_ARGS) || failed="$$failed oracles"; \
 	export PYTHONPATH=tests; \
 	$(BIN)/python -m benchmarks.accuracy --json build/accuracy.json $(ACCURACY_ARGS) || failed="$$failed accuracy"; \
 	$(BIN)/python -m benchmarks.metering --json build/metering.json || failed="$$failed metering"; \
@@ -98,7 +98,7 @@ docker-proof: $(VENV)/.installed-dev sshd docker-tools
 # The oldest version of each of our own requirements that names one, to pip-audit, which lives in an environment of its own.
 audit:
 	@mkdir -p build
-	@sed -n '/^dependencies/,/^\]/ s/^ *"\([a-z]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' pyproject.toml > build/oldest.txt
+	@sed -n '/^dependencies/,/^\]/ s/^ *"\([a-z0-9-]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' pyproject.toml > build/oldest.txt
 	@test -x build/audit/bin/pip-audit || { python3 -m venv build/audit && build/audit/bin/pip install -q pip-audit; }
 	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r build/oldest.txt
 

@@ -13,11 +13,14 @@ from pathlib import Path
 
 # What a ProxyCommand or a `Match exec` in an ssh configuration would hand to a shell with the name.
 _SHELL = "'`\"$\\\\;&<>|(){}*?#!~"
+# With these a name would be several, or another one's, in the known_hosts line that `accept-new` writes.
+_LISTS = r",\[\]"
 
 
 def host_name(value: str) -> str:
     """Check a name, address or alias of a machine."""
-    if not re.fullmatch(rf"[^\s@/{_SHELL}-][^\s@/{_SHELL}]*", value) or not value.isprintable():
+    wrong = rf"\s@/{_SHELL}{_LISTS}"
+    if not re.fullmatch(rf"[^{wrong}-][^{wrong}]*", value) or not value.isprintable():
         raise ValueError("write a name, an address or an alias of ~/.ssh/config; a user goes into username")
     return value
 

@@ -33,7 +33,7 @@ from covalent_sshtiming.host.task import Outcome, Request
 from covalent_sshtiming.options import LOCAL, Plugin, Settings
 from covalent_sshtiming.outputs import Outputs, place
 from covalent_sshtiming.reach import request_of, target_of
-from covalent_sshtiming.stopping import server_is_stopping
+from covalent_sshtiming.stopping import finished, server_is_stopping
 from covalent_sshtiming.timing.log import TimingLog
 from covalent_sshtiming.timing.record import TimingRecord
 
@@ -176,8 +176,11 @@ class _Run:
 
     async def through(self) -> Any:
         """See the task through, whatever happens."""
-        if not self.log.was_writable():
-            await asyncio.to_thread(self.log.check_writable)
+        try:
+            if not self.log.was_writable():
+                await asyncio.to_thread(self.log.check_writable)
+        except asyncio.CancelledError:
+            raise TaskCancelledError from None
         try:
             host, outcome = await self._there_or_here()
         except asyncio.CancelledError:
@@ -219,6 +222,8 @@ class _Run:
         """Bring result and record to safety, then let the far side forget the task."""
         error = outcomes.error_of(outcome, self.settings.host_label, self.call.name)
         self.executor.tell(outcome.stdout, outcome.stderr.decode("utf-8", "replace"))
+        if outcome.doubt:
+            self.say(f"warning: {outcome.doubt}\n")
         result = None
         if error is None and outcome.ended.get("status") == "completed":
             try:
@@ -245,7 +250,7 @@ class _Run:
         """Append the record; a log that fails now costs the record's place, not the result."""
         record = TimingRecord.from_mapping({**figures, **self._known()})
         try:
-            await asyncio.to_thread(self.log.append, record)
+            await finished(asyncio.get_running_loop().run_in_executor(None, self.log.append, record))
         except Exception as error:  # noqa: BLE001 - a lost record must not lose the result: it goes to stderr instead
             _log.warning("timing log failed: %s", error)
             self.say(f"warning: {error}\nthe record: {record.to_json()}\n")

@@ -225,11 +225,25 @@ def _check_secrets(given: _Layer, values: Mapping[str, Any]) -> None:
                 f'{name} cannot be used with transport = "openssh", because ssh takes no secret from us; '
                 "load the key into a key agent, or remove transport."
             )
-    if (values["password_env"] or values["password_file"]) and values["host_key_policy"] == "off":
+    if values["password_env"] or values["password_file"]:
+        _check_password(given, values["host_key_policy"])
+
+
+def _check_password(given: _Layer, policy: str) -> None:
+    """Refuse what would let another machine than the right one have the password."""
+    if policy == "off":
         raise ConfigError(
             'a password is not sent to a machine that host_key_policy = "off" leaves unchecked; set '
             'host_key_policy to "strict" or "accept-new".'
         )
+    # With strict the keys on record decide; with accept-new whoever is met first under a name.
+    deciding = ["known_hosts_file"]
+    if policy != "strict":
+        deciding += ["host_key_policy", "proxy_jump", "port"]
+    for name in deciding:
+        if OPTIONS[name].is_set(given.values.get(name)):
+            wrong = "decides which machine is handed the password of covalent.conf"
+            raise _refusal(name, given.where, wrong, "move it there")
 
 
 def _own_arguments(

@@ -73,9 +73,8 @@ def guarded(nothing_left_running: None) -> Iterator[Guarded]:
 
 def sample(texts: list[str], every: int) -> pytest.MarkDecorator:
     """Return parameters of a test: each of so many texts, and all of them for `make fuzz`."""
-    return pytest.mark.parametrize(
-        "texts", [texts[::every], pytest.param(texts, marks=pytest.mark.thorough)], ids=["sample", "all"]
-    )
+    every_one = pytest.param(texts, marks=[pytest.mark.thorough, pytest.mark.timeout(1200)])
+    return pytest.mark.parametrize("texts", [texts[::every], every_one], ids=["sample", "all"])
 
 
 # ---- all settings, without a connection

@@ -96,6 +96,23 @@ def test_line_without_end_is_not_kept_in_memory(tmp_path: Path) -> None:
     assert peak < 10 * 2**20
 
 
+def test_following_keeps_no_line_without_end_in_memory(tmp_path: Path) -> None:
+    """`log -f` goes past what is no line, however long, to the record behind it."""
+    record = timings.records(1)[0].to_json().encode() + b"\n"
+    with (tmp_path / "log.jsonl").open("wb") as file:
+        file.truncate(100 * 2**20)
+        file.seek(0, 2)
+        file.write(b"\n" + record)
+    tail = files.Tail([tmp_path / "log.jsonl"])
+    tracemalloc.start()
+    *_, last = tail.new()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert last == record
+    assert peak < 10 * 2**20
+    assert list(tail.new()) == []
+
+
 def test_files_of_a_glob_leave_out_sentences_whose_records_are_there(tmp_path: Path) -> None:
     """A glob that fits both files of a log means its records once."""
     for name in ("a.log", "a.log.jsonl", "b.log", "c.log.jsonl.gz"):

@@ -355,10 +355,10 @@ def test_no_hostname() -> None:
 
 
 @pytest.mark.parametrize(
-    "hostname", ["-oProxyCommand=x", "ada@m", "a b", "m/x", "\t", "m;x", "$(x)", "`x`", "a|b"]
+    "hostname", ["-oProxyCommand=x", "ada@m", "a b", "m/x", "\t", "m;x", "$(x)", "`x`", "a|b", "a,b", "[a]:1"]
 )
 def test_a_hostname_that_is_none_is_refused(hostname: str) -> None:
-    """An option in disguise, a user, a space or a path is no host name, whoever gives it."""
+    """An option in disguise, a user, a space or a path is no host name, nor is a list of them."""
     fix = "write a name, an address or an alias of ~/.ssh/config; a user goes into username."
     assert refusal({"hostname": hostname}) == f"hostname ({ARGUMENT}) is {hostname!r}; {fix}"
     table = {"hosts": {"build01": {"hostname": hostname}}}
@@ -450,7 +450,8 @@ def test_hosts_misspelt_is_told_as_hosts() -> None:
 
 def test_retries_say_what_to_do_instead() -> None:
     """Nothing is run twice by itself, so a number of retries is refused; 0 is what Covalent always sends."""
-    assert "a task runs once" in refusal({"hostname": "m", "retries": 2})
+    text = refusal({"hostname": "m", "retries": 2})
+    assert "remove it; a task runs once, so dispatch anew what has failed." in text
     assert resolve({"hostname": "m", "retries": 0}, {}).hostname == "m"
 
 
@@ -641,6 +642,30 @@ def test_who_sends_a_workflow_does_not_choose_a_secret(name: str) -> None:
     assert vars(resolve({"hostname": "m"}, {name: value}))[name] == value
     section = {"hostname": "m", name: value}
     assert vars(resolve({**section, "hosts": {}}, section))[name] == value  # as Covalent builds it by name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "policy"),
+    [
+        ({"known_hosts_file": "/mine"}, "strict"),
+        ({"host_key_policy": "accept-new"}, "strict"),
+        ({"proxy_jump": "mine"}, "accept-new"),
+        ({"port": 2222}, "accept-new"),
+    ],
+)
+def test_who_sends_a_workflow_does_not_choose_where_a_password_goes(
+    arguments: dict[str, Any], policy: str
+) -> None:
+    """An argument by which another machine could pass for the right one is refused beside a password."""
+    section = {"hosts": {"m": {"password_file": "/secret", "host_key_policy": policy}}}
+    (name,) = arguments
+    assert refusal({"hostname": "m", **arguments}, section) == (
+        f"{name} ({ARGUMENT}) decides which machine is handed the password of covalent.conf; move it there."
+    )
+    safe = {"hostname": "m", "host_key_policy": "strict", "proxy_jump": "j", "port": 1}
+    assert resolve(safe, section).port == 1
+    section["hosts"]["m"].pop("password_file")
+    assert resolve({"hostname": "m", **arguments}, section).hostname == "m"
 
 
 @pytest.mark.parametrize("name", SECRETS)

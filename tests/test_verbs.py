@@ -24,7 +24,7 @@ from support import timings
 from support.verbs import Ran, environment, run_verb
 
 from covalent_sshtiming.timing.log import TimingLog
-from covalent_sshtiming.timing.record import FIELDS, TimingRecord
+from covalent_sshtiming.timing.record import FIELDS, SCHEMA, TimingRecord
 
 GOLDEN = Path(__file__).parent / "golden" / "verbs"
 ONE = "74b88fbe"
@@ -413,6 +413,20 @@ def test_colours_are_for_terminals_that_want_them(home: Path, verb: tuple[str, .
     ]
     assert colours == []
     assert "\x1b" not in told(*verb, home=home)
+
+
+@pytest.mark.parametrize("verb", ["show", "report", "export"])
+def test_figures_beyond_all_sense_stop_no_verb(tmp_path: Path, verb: str) -> None:
+    """A machine that tells of endless seconds, or of the calendar's last day, spoils no listing."""
+    figures = {name: 1e308 for name in FIELDS if name.endswith("_s")}
+    last = "9999-12-31T23:59:59.999999Z"
+    times = {"submitted_at": last, "started_at": last, "finished_at": last}
+    mad = json.dumps({"schema": SCHEMA, "record_id": "f" * 32, "kind": "electron", **times, **figures})
+    sound = timings.records(1)[0].to_json()
+    (tmp_path / "log.jsonl").write_text(f"{mad}\n{sound}\n")
+    words = {"show": ["f" * 32], "report": ["-o", "r.html"], "export": ["-o", "r.json"]}
+    ran = run_verb(verb, *words[verb], "log.jsonl", home=tmp_path)
+    assert ran.code == 0, ran.err
 
 
 @pytest.mark.parametrize("verb", ["log", "stats", "log --json", "show 00000000", "compare long.jsonl"])

@@ -20,6 +20,7 @@ from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.keys import Ring
 from covalent_sshtiming.host.target import Target
 
+_CLOSED = "SSH connection closed"  # asyncssh's words for a channel whose connection goes while it opens
 TOO_MANY = "Too many authentication failures"  # sshd's words, at its MaxAuthTries
 
 
@@ -63,6 +64,15 @@ def no_session(target: Target) -> SSHTimingError:
     )
 
 
+def no_room_at_the_door(target: Target, error: Exception) -> ServerBusy:
+    """Word that a server let go of us before it said a word, as one does that has too many at its login."""
+    return ServerBusy(
+        f"{target}: its SSH server closed the connection before it said a word ({printable(str(error))}); "
+        "raise MaxStartups there, or lower the load. Or is this machine's address banned, does port lead "
+        "elsewhere?"
+    )
+
+
 def proxy_failed(target: Target, said: str) -> SSHTimingError:
     """Word that a ProxyCommand ended before there was a connection."""
     words = f" ({said})" if said else ""
@@ -78,15 +88,17 @@ def refused_login(target: Target, username: str, ring: Ring, error: Exception) -
     if ring.pairs:
         keys = "the keys of your ssh config and key agent"
         tried.append(f"the key {target.key_file}" if target.key_file else keys)
+    fix = "Set username and ssh_key_file, or add the public key to ~/.ssh/authorized_keys there."
     if ring.password is not None:
-        tried.append(f"the password of {'password_env' if target.password_env else 'password_file'}")
+        setting = "password_env" if target.password_env else "password_file"
+        tried.append(f"the password of {setting}")
+        fix = f"Correct username, or the password that {setting} leads to, or set ssh_key_file."
     also = f" Not offered: {'; '.join(ring.notes)}." if ring.notes else ""
     if TOO_MANY in str(error):
         also += " The server counts each key as a try: name the right one, or set IdentitiesOnly."
     return AuthError(
         f"{target}: the login as {username} with {' and '.join(tried) or 'no key at all'} was refused "
-        f"({printable(str(error))}).{also} Set username and ssh_key_file, or add the public key to "
-        "~/.ssh/authorized_keys there."
+        f"({printable(str(error))}).{also} {fix}"
     )
 
 
@@ -119,7 +131,9 @@ def _timed_out(target: Target, _: Exception) -> SSHTimingError:
     )
 
 
-def _busy(target: Target, error: Exception) -> SSHTimingError:
+def _busy(target: Target, error: asyncssh.ChannelOpenError) -> SSHTimingError:
+    if error.reason == _CLOSED:
+        return _dropped(target, error)
     return ServerBusy(
         f"{target}: its SSH server has no room for another session ({printable(str(error))}); "
         "raise MaxSessions or MaxStartups there, or lower the load."
@@ -129,7 +143,7 @@ def _busy(target: Target, error: Exception) -> SSHTimingError:
 def _dropped(target: Target, error: Exception) -> SSHTimingError:
     return ConnectError(
         f"{target}: the connection was dropped at login ({printable(str(error))}); the SSH server's log "
-        "there says why. Is MaxStartups reached, is this machine's address banned, does port lead elsewhere?"
+        "there says why. Is this machine's address banned, does port lead elsewhere?"
     )
 
 

@@ -29,7 +29,7 @@ from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.streams import Receiver, Streams
 from covalent_sshtiming.host.target import Target
-from covalent_sshtiming.host.task import Inquiry, Outcome, Request, Sink, Task, never_ran
+from covalent_sshtiming.host.task import Inquiry, Outcome, Request, Sink, Task, ended_here
 from covalent_sshtiming.remote import wire
 
 _log = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ class Host:
         self._tasks[task.number] = task
         try:
             self._wake(task)
-            return await asyncio.shield(task.future)
+            return await task.wait()
         except asyncio.CancelledError:
             task.future.add_done_callback(lambda future: self._abandoned(task, future))
             if not request.leave:
@@ -103,7 +103,7 @@ class Host:
         """Clear away a task that nobody waits for any more, once its end is known."""
         future.exception()
         self._forget(task)
-        if task.sent and not task.request.leave:
+        if task.sent and (task.cancelled or not task.request.leave):
             self.acknowledge(task.request.key)
 
     def acknowledge(self, key: str, keep: bool = False) -> None:
@@ -115,25 +115,37 @@ class Host:
             self._session.send_later(wire.ACK, number, header)
 
     def cancel(self, key: str) -> None:
-        """Ask for the end of a task; its `run` then returns an outcome that says so."""
+        """Ask for the end of a task; its `run` then returns an outcome that says so.
+
+        A machine that is away hears of it when it is back, and nobody waits for that.
+        """
         for task in self._tasks.values():
             if task.request.key == key:
                 task.cancelled = True
                 if not task.sent:
-                    task.succeed(never_ran(task, self._machine))
-                elif self._session is not None and self._session.alive:
-                    upload.stop(task)
-                    self._session.send(wire.CANCEL, task.number, {"key": key})
+                    task.succeed(ended_here(task, self._machine))
+                    continue
+                asyncio.get_running_loop().call_later(self.target.farewell, self._let_go, task)
+                if self._session is not None and self._session.alive:
+                    self._end_there(self._session, task)
+
+    def _let_go(self, task: Task) -> None:
+        """Have the `run` of a cancelled task end, of whose end nothing was heard."""
+        if not task.future.done() and task.let_go(patience.parting(self.target, self._machine, task)):
+            task.future.add_done_callback(lambda future: self._abandoned(task, future))
 
     async def attach(self, key: str, sink: Sink) -> Outcome:
         """Wait for the end of a task that some process has sent; raises one of our errors."""
         task = Task(next(self._task_numbers), Request(key, {}, 0, lambda: ()), sink)
-        task.sent = task.accepted = True
+        task.sent = task.met = task.accepted = True
         return await self._see(task)
 
-    async def jobs(self) -> list[Any]:
-        """Ask which tasks of this user are there; each is a JSON object of a stranger's, or anything else."""
-        inquiry = Inquiry(next(self._task_numbers))
+    async def jobs(self, keep: Callable[[object], Any]) -> list[Any]:
+        """Ask which tasks of this user are there; `keep` makes of each, as a stranger tells it, what is kept.
+
+        That is a JSON value of any kind; of one that is no task `keep` returns None.
+        """
+        inquiry = Inquiry(next(self._task_numbers), keep)
         await self._see(inquiry)
         return inquiry.found
 
@@ -181,13 +193,20 @@ class Host:
             session.send(wire.LIST, task.number)
             return
         if task.cancelled:
-            session.send(wire.CANCEL, task.number, {"key": task.request.key})
+            self._end_there(session, task)
         if task.sent:
             have = {"stdout": task.outputs[0].end, "stderr": task.outputs[1].end}
-            follow = {"follow": True} if task.request.live else {}
-            session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **follow})
+            wish = {"follow": bool(task.request.live), "cancelled": task.cancelled}
+            session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **wish})
             return
         upload.submit(session, task)
+
+    def _end_there(self, session: Session, task: Task) -> None:
+        """Have the machine end a task, and end it here if it answers and does not."""
+        upload.stop(task)
+        session.send(wire.CANCEL, task.number, {"key": task.request.key})
+        loop, target = asyncio.get_running_loop(), self.target
+        loop.call_later(target.ending, patience.give_up_on_end, target, session, task)
 
     # ---- frames
 
@@ -331,13 +350,13 @@ class Host:
         try:
             self._machine = await session.greeted()
             for task in self._tasks.values():
-                if task.sent_by is session:
-                    task.machine = self._machine.get("machine")
+                task.met = task.met or task.sent
             _log.info("connect.complete host=%s", self.target.label)
         except SSHTimingError as error:
+            _log.warning("connect.failed host=%s error=%s", self.target.label, error)
             self._session = None
             for task in self._tasks.values():
-                if task.sent_by is session and not task.accepted:
+                if task.sent_by is session and not (task.accepted or error.retriable):
                     task.sent, task.sent_by = False, None  # nobody was there to read what we wrote
             await session.close()
             await self._after_failure(error)

@@ -55,7 +55,10 @@ class Request:
 
 @dataclass
 class Outcome:
-    """How a task ended, as the far side tells it; all of it is a stranger's word, and plain data."""
+    """How a task ended, as the far side tells it; all of it is a stranger's word, and plain data.
+
+    `doubt` is ours: why what it says may not be so, where nobody told us.
+    """
 
     ended: dict[str, Any]
     stdout: bytes
@@ -63,6 +66,7 @@ class Outcome:
     machine: dict[str, Any]
     waits: dict[str, float | None]
     clock: Offset | None = None
+    doubt: str = ""
 
 
 @dataclass
@@ -100,13 +104,16 @@ class Task:
         self.sent_by: Session | None = None  # the first session that it was sent on
         self.submitted_on: Session | None = None  # the last session that its request went out on
         self.result_on: Session | None = None  # the last session that announced a result
-        self.machine: object = None  # the id of the machine that it was sent to, once that is known
+        self.machine: object = None  # the id of the machine that it was sent to
+        self.met = False  # whether an agent was there for it; else nobody may have read what was sent
         self.accepted = False
+        self.refused = False  # whether the machine could not store it once
         self.cancelled = False
         self.failures = 0
         self.outputs = (Output(), Output())
         self.uploader: asyncio.Task[None] | None = None
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.waiter: asyncio.Future[Outcome] | None = None
         self.at = {"begun": time.monotonic()}
 
     def mark(self, name: str, ago: float = 0.0) -> None:
@@ -126,6 +133,29 @@ class Task:
             return None
         return max(0.0, self.at[last] - self.at[first])  # the far side says how long it kept an answer back
 
+    def wait(self) -> asyncio.Future[Outcome]:
+        """Return what its `run` waits for: its end, or that it is let go of."""
+        waiter = self.waiter = asyncio.get_running_loop().create_future()
+
+        def pass_on(future: asyncio.Future[Outcome]) -> None:
+            error = future.exception()
+            if waiter.done():
+                return
+            if error is None:
+                waiter.set_result(future.result())
+            else:
+                waiter.set_exception(error)
+
+        self.future.add_done_callback(pass_on)
+        return waiter
+
+    def let_go(self, outcome: Outcome) -> bool:
+        """End the waiting for it with an outcome, although its own is not known; False where nobody waits."""
+        if self.waiter is None or self.waiter.done():
+            return False
+        self.waiter.set_result(outcome)
+        return True
+
     def succeed(self, outcome: Outcome) -> None:
         """End the task with an outcome, once."""
         if not self.future.done():
@@ -137,31 +167,45 @@ class Task:
             self.future.set_exception(error)
 
 
-def never_ran(task: Task, machine: dict[str, Any]) -> Outcome:
-    """Return the outcome of a task that was ended before it was sent."""
-    return Outcome({"status": "cancelled"}, b"", b"", dict(machine), task.waits())
+def ended_here(task: Task, machine: dict[str, Any], doubt: str = "") -> Outcome:
+    """Return the outcome of a task that was ended here: before it was sent, or in doubt about its machine."""
+    stdout, stderr = (bytes(output.data) for output in task.outputs)
+    return Outcome({"status": "cancelled"}, stdout, stderr, dict(machine), task.waits(), doubt=doubt)
+
+
+def unheard(task: Task, machine: dict[str, Any], where: str) -> Outcome:
+    """Return the outcome of a cancelled task whose machine does not say how it ended."""
+    stdout, stderr = (bytes(output.data) for output in task.outputs)
+    words = f"warning: {where} does not answer; what runs there of this task is ended as soon as it does.\n"
+    return Outcome({"status": "cancelled"}, stdout, stderr + words.encode(), dict(machine), task.waits())
 
 
 class Inquiry(Task):
-    """A question for the list of tasks, which waits for its answer as a task does for its end."""
+    """A question for the list of tasks, which waits for its answer as a task does for its end.
 
-    def __init__(self, number: int) -> None:
+    `keep` makes of each thing told what is to be kept of it, or None: JSON takes thirty times its size.
+    """
+
+    def __init__(self, number: int, keep: Callable[[object], Any]) -> None:
         super().__init__(number, Request("", {}, 0, lambda: ()), Nowhere())
-        self.found: list[Any] = []
-        self._size = 0
+        self._keep = keep
+        self.clear()
 
     def add(self, body: bytes) -> None:
         """Take some of the tasks; raises ValueError for what is no list, or too long a one."""
         more = wire.json_value(body, "list of tasks")
         self._size += len(body)
-        if not isinstance(more, list) or len(self.found) + len(more) > _JOBS_MAX or self._size > _JOBS_BYTES:
+        if not isinstance(more, list) or self._size > _JOBS_BYTES:
             raise ValueError("not a list of tasks")
-        self.found += more
+        self._told += len(more)
+        if self._told > _JOBS_MAX:
+            raise ValueError("not a list of tasks")
+        self.found += [kept for one in more if (kept := self._keep(one)) is not None]
 
     def clear(self) -> None:
         """Start from nothing, on a new connection."""
-        self.found.clear()
-        self._size = 0
+        self.found: list[Any] = []
+        self._told = self._size = 0
 
 
 class Nowhere:

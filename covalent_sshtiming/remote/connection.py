@@ -13,6 +13,7 @@ from collections import deque
 from typing import Any, Deque, Dict, Iterator, List, Tuple
 
 from . import wire
+from .tasks import Delivery
 
 READ_PIECE = 256 * 1024
 PIECES = 64  # frames in one write
@@ -86,6 +87,12 @@ class Connection:
     def download(self, frames: "Iterator[bytes]") -> None:
         """Queue a delivery; its frames are interleaved with those of the others."""
         self._downloads.append(frames)
+
+    def call_off(self, task: int) -> None:
+        """Deliver no more of a task's result."""
+        for frames in self._downloads:
+            if isinstance(frames, Delivery) and frames.task == task:
+                frames.wanted = False
 
     @property
     def wants_to_write(self) -> bool:

@@ -4,13 +4,13 @@ Owns the meaning of each frame type on the far side. A frame that makes no sense
 a hello, ends the connection and nothing else.
 """
 
+import json
 import os
-import signal
 import sys
 import time
 from typing import Callable, Dict, Optional, Tuple
 
-from . import jobs, places, platforms, tasks, uploads, wire
+from . import jobs, places, supervisor, tasks, uploads, wire
 from .connection import Connection, Gone
 from .foreman import Foreman, Watch
 
@@ -101,6 +101,9 @@ class Desk:
             connection.hold(wire.ACCEPTED, frame.task)
             self._tell(connection, frame, (0, 0))
             return False
+        except FileNotFoundError as error:
+            # Whoever connects next makes the spool anew, and its agent has a door that can be found.
+            raise SystemExit("somebody has removed the spool") from error
         except OSError as error:
             raise uploads.refusal(error, directory) from error
         return True
@@ -149,7 +152,9 @@ class Desk:
         if found == tasks.UNKNOWN:
             connection.send(wire.UNKNOWN, task)
         elif found == tasks.ENDED:
-            connection.download(tasks.delivery(self._foreman.directory(key), task, have))
+            connection.download(tasks.Delivery(self._foreman.directory(key), task, have))
+            if frame.header.get("cancelled"):
+                connection.call_off(task)
         else:
             self._watch(connection, task, key, have, frame.header.get("follow"))
 
@@ -167,10 +172,12 @@ class Desk:
             pass
         except OSError as error:  # a full disk: what was never stored cannot run either
             sys.stderr.write("no room to cancel: %s\n" % error)
+            connection.send(
+                wire.OUTCOME, frame.task, body=json.dumps(supervisor.outcome("cancelled")).encode()
+            )
             return
-        pid = self._foreman.cancel(key)
-        if pid is not None:
-            platforms.send_signal([pid], signal.SIGTERM)
+        connection.call_off(frame.task)
+        self._foreman.cancel(key)
 
     def _list(self, connection: Connection, frame: wire.Frame) -> None:
         """Say which tasks of this user are there, whoever sent them."""
@@ -186,7 +193,11 @@ class Desk:
         directory = self._foreman.directory(key)
         wanted = frame.header.get("keep") or self._foreman.is_watched(key, connection)
         if tasks.state(directory) == tasks.ENDED and not wanted:
-            places.remove_tree(directory)
+            try:
+                places.remove_tree(directory)
+            except OSError as error:  # the client will say it again on its next connection
+                sys.stderr.write("%s cannot be removed: %s\n" % (key, error))
+                return
         connection.hold(wire.ACK, frame.task)
 
 

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import figures, limits, meter, places, platforms, standby, surroundings
+from . import figures, limits, places, platforms, standby, surroundings
 
 WAKE_BYTES = 16 * 1024  # an order, with the longest facts of a task
 SLOTS_MAX = 64  # descriptors in one order
@@ -117,7 +117,9 @@ class Supervisor:
         self.lock: "Optional[int]" = None
         self.agent_gone = False
         self.oom_kills: "Optional[int]" = None  # of the whole machine, when the worker was let go
+        self.forgetful = False  # whether a worker that left no report had SIGCHLD ignored
         self.woken = self.left = time.monotonic()
+        self.started = self.finished = time.time()
 
     def see_through(self) -> None:
         """Take the lock, start the worker, wait for everything, publish; or touch nothing."""
@@ -187,12 +189,12 @@ class Supervisor:
             self._stop("cancelled", CANCEL_GRACE)
 
     def _stop(self, reason: str, grace: float) -> None:
-        """Begin to end the task: TERM now, KILL after `grace` seconds."""
-        if self.reason or self.status is not None:
+        """Begin to end the task: TERM now, KILL after `grace` seconds, or when its left-overs were to end."""
+        if self.reason:
             return
         self.reason = reason
         self._signal(signal.SIGTERM)
-        self.kill_at = time.monotonic() + grace
+        self.kill_at = min(self.kill_at, time.monotonic() + grace)
 
     def _finished(self) -> bool:
         """Reap what there is and push on what is due; true once no descendant is left."""
@@ -214,17 +216,19 @@ class Supervisor:
         """Wait for every child that has ended; true while any is left."""
         while True:
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                ended = platforms.next_ended()
+                if ended == self.crew.pid and not self.crew.board.has_report:
+                    self.forgetful = surroundings.forgets_children(ended)
+                pid, status, usage = os.wait4(ended, os.WNOHANG) if ended else (0, 0, None)
             except ChildProcessError:
                 return False
-            if pid == 0:
+            if usage is None or pid == 0:
                 return True
             if pid == self.crew.pid:
                 self.status, self.usage, self.left = status, usage, time.monotonic()
+                self.finished = time.time()
             else:
-                self.orphans.append(
-                    figures.Orphan(pid, time.monotonic(), meter.seconds(usage), meter.peak(usage))
-                )
+                self.orphans.append(figures.Orphan(pid, time.monotonic(), usage))
 
     def _signal(self, number: int) -> None:
         if platforms.LINUX:
@@ -264,9 +268,19 @@ class Supervisor:
         return oom_words(of_group, self.oom_kills, surroundings.oom_kills())
 
     def _seen(self) -> figures.Seen:
-        queued = float(self.order["queued"])
-        crew = self.crew
-        return figures.Seen(self.usage, self.orphans, crew.board, crew.group, queued, self.woken, self.left)
+        return figures.Seen(
+            worker=self.crew.pid,
+            usage=self.usage,
+            forgetful=self.forgetful,
+            orphans=self.orphans,
+            board=self.crew.board,
+            group=self.crew.group,
+            queued=float(self.order["queued"]),
+            woken=self.woken,
+            left=self.left,
+            started=self.started,
+            finished=self.finished,
+        )
 
     def _publish(self, ended: "Dict[str, Any]") -> None:
         content = json.dumps(ended).encode()

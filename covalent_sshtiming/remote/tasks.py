@@ -134,17 +134,6 @@ def expire(base: str) -> None:
             pass
 
 
-def delivery(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[bytes]":
-    """Yield the frames that tell a client all of an ended task: output, result, outcome last."""
-    try:
-        for frame in _telling(directory, task, have):
-            yield frame
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        text = "left an outcome or a result that cannot be read (%s)" % error
-        ended = supervisor.outcome("failed", {"class": "TaskDied", "text": text[:1000]})
-        yield wire.encode(wire.OUTCOME, task, body=json.dumps(ended).encode())
-
-
 def news(directory: str, have: "Tuple[int, int]") -> "Iterator[Tuple[int, int, bytes]]":
     """Yield (0 for stdout or 1 for stderr, stream offset, bytes) of what a running task has printed.
 
@@ -156,20 +145,57 @@ def news(directory: str, have: "Tuple[int, int]") -> "Iterator[Tuple[int, int, b
             yield number, offset, data
 
 
-def _telling(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[bytes]":
-    ended = places.read_json(os.path.join(directory, places.OUTCOME))
-    if ended is None:
-        raise ValueError("no outcome")
-    for number, name in enumerate((places.STDOUT, places.STDERR)):
-        path = os.path.join(directory, name)
-        for offset, data in pump.read_stream(path, int(ended[name]), have[number]):
-            yield wire.encode(wire.STREAM, task, {"fd": number + 1, "offset": offset}, data)
-    if ended["result"]:
-        yield wire.encode(wire.RESULT, task, {"parts": ended["result"]})
-        with os.fdopen(places.open_file(os.path.join(directory, places.RESULT)), "rb") as file:
+class Delivery:
+    """Iterates over the frames that tell a client all of an ended task: output, result, outcome last.
+
+    Attributes:
+        task: its number on that connection.
+        wanted: false once it was cancelled under way: no more of the result comes, and the outcome says so.
+    """
+
+    def __init__(self, directory: str, task: int, have: "Tuple[int, int]") -> None:
+        self.task = task
+        self.wanted = True
+        self._directory = directory
+        self._have = have
+        self._frames = self._all()
+
+    def __iter__(self) -> "Delivery":
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._frames)
+
+    def _all(self) -> "Iterator[bytes]":
+        try:
+            for frame in self._telling():
+                yield frame
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            text = "left an outcome or a result that cannot be read (%s)" % error
+            ended = supervisor.outcome("failed", {"class": "TaskDied", "text": text[:1000]})
+            yield wire.encode(wire.OUTCOME, self.task, body=json.dumps(ended).encode())
+
+    def _telling(self) -> "Iterator[bytes]":
+        ended = places.read_json(os.path.join(self._directory, places.OUTCOME))
+        if ended is None:
+            raise ValueError("no outcome")
+        for number, name in enumerate((places.STDOUT, places.STDERR)):
+            path = os.path.join(self._directory, name)
+            for offset, data in pump.read_stream(path, int(ended[name]), self._have[number]):
+                yield wire.encode(wire.STREAM, self.task, {"fd": number + 1, "offset": offset}, data)
+        if ended["result"]:
+            for frame in self._result(ended["result"]):
+                if not self.wanted:
+                    ended = dict(ended, status="cancelled", result=None)
+                    break
+                yield frame
+        yield wire.encode(wire.OUTCOME, self.task, body=_fitting(ended))
+
+    def _result(self, parts: "Any") -> "Iterator[bytes]":
+        yield wire.encode(wire.RESULT, self.task, {"parts": parts})
+        with os.fdopen(places.open_file(os.path.join(self._directory, places.RESULT)), "rb") as file:
             for data in iter(lambda: file.read(wire.MAX_BODY), b""):
-                yield wire.encode(wire.DATA, task, body=data)
-    yield wire.encode(wire.OUTCOME, task, body=_fitting(ended))
+                yield wire.encode(wire.DATA, self.task, body=data)
 
 
 def _fitting(ended: "Dict[str, Any]") -> bytes:

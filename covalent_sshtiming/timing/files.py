@@ -151,10 +151,11 @@ class Tail:
             known = self._read.get(identity, 0)
             place = known if known <= status.st_size else 0  # a shorter file was begun anew
             file.seek(place)
-            for line in file:
-                if not line.endswith(b"\n"):
+            while line := file.readline(MAX_LINE):
+                whole = line.endswith(b"\n")
+                if not whole and len(line) < MAX_LINE:
                     break
                 place += len(line)
                 self._read[identity] = place
-                if not line.isspace():
+                if whole and not line.isspace():
                     yield line

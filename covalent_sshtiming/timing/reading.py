@@ -21,6 +21,7 @@ import msgspec
 from covalent_sshtiming.timing.files import files_of, lines
 from covalent_sshtiming.timing.record import (
     FIELDS,
+    MAX_REAL,
     MAX_TEXT,
     SCHEMA,
     SCHEMA_NAME,
@@ -32,7 +33,7 @@ from covalent_sshtiming.timing.record import (
 _MAX_INT = 2**63 - 1
 _TYPES: dict[str, Any] = {
     "str": str | None,
-    "float": float | None,
+    "float": Annotated[float, msgspec.Meta(ge=-MAX_REAL, le=MAX_REAL)] | None,
     "int": Annotated[int, msgspec.Meta(ge=-_MAX_INT, le=_MAX_INT)] | None,
     "bool": bool | None,
 }

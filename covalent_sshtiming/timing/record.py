@@ -10,7 +10,6 @@ notebook's table.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -20,6 +19,7 @@ from covalent_sshtiming.timing.markup import html_table
 SCHEMA_NAME = "sshtiming.task/"
 SCHEMA = f"{SCHEMA_NAME}1"
 MAX_TEXT = 4096
+MAX_REAL = 1e15  # no second, core or load goes so far, and sums of such stay finite
 _MAX_INT = 2**63 - 1
 _SHOWN_SCHEMA = 40
 
@@ -209,13 +209,10 @@ def printable(value: object) -> str | None:
 
 
 def _real(value: object) -> float | None:
-    """A finite float; JSON knows neither NaN nor infinity."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    """A float of a size that one can reckon with; neither NaN nor infinity, which JSON does not know."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_REAL:
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value)
 
 
 def _whole(value: object) -> int | None:

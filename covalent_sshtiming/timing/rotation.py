@@ -77,7 +77,10 @@ def _packed(path: Path) -> Path:
     packed = path.with_name(f"{path.name}.gz")
     part = path.with_name(f"{path.name}.gz.part")
     try:
-        with path.open("rb") as source, part.open("xb") as raw:
+        handle = os.open(
+            part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+        )  # whoever opens it now reads all later
+        with os.fdopen(handle, "wb") as raw, path.open("rb") as source:
             os.fchmod(raw.fileno(), path.stat().st_mode & 0o777)
             with gzip.GzipFile(fileobj=raw, mode="wb", compresslevel=_LEVEL) as target:
                 shutil.copyfileobj(source, target, 1024 * 1024)

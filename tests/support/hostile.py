@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import itertools
 import json
 import os
 import pickle
@@ -332,6 +333,15 @@ async def drips(far: Far) -> None:
         await asyncio.sleep(0.1)
 
 
+@_misbehaves
+async def deaf_to_a_cancel(far: Far) -> None:
+    """Accept a task, answer signs of life, and do nothing else whatever is asked."""
+    await far.task()
+    while True:
+        await far.frame(wire.PING)
+        await far.send(wire.PONG)
+
+
 # ---- results and outcomes
 
 
@@ -412,8 +422,19 @@ async def endless_list(far: Far) -> None:
     """Answer the question for tasks with a list that has no end."""
     await far.greet()
     task = (await far.frame(wire.LIST)).task
+    numbers = itertools.count()
     while True:
-        await far.send(wire.LIST, task, None, b'["' + b"x" * 60_000 + b'"]')
+        jobs = [{"key": f"{next(numbers):032x}", "state": "queued"} for _ in range(900)]
+        await far.send(wire.LIST, task, None, json.dumps(jobs).encode())
+
+
+@_misbehaves
+async def list_of_nothing(far: Far) -> None:
+    """Answer the question for tasks with lists of empty lists, thirty times their size, for ever."""
+    await far.greet()
+    task = (await far.frame(wire.LIST)).task
+    while True:
+        await far.send(wire.LIST, task, None, b"[[" + b",".join([b"[]"] * 1000) + b"]]")
 
 
 # ---- what is shown and written down
@@ -430,16 +451,17 @@ async def steers_terminals(far: Far) -> None:
 @_misbehaves
 async def refuses_with_a_novel(far: Far) -> None:
     """Refuse a task with fields that are too long, of the wrong type and full of control characters."""
-    task = await far.task(accept=False)
     facts = {"text": NASTY * 200, "path": NASTY * 200, "errno": NASTY * 200, "free": 10**19}
-    await far.send(wire.REFUSED, task, facts)
-    await far.wait()
+    await far.greet()
+    while True:
+        submitted = await far.frame(wire.SUBMIT)
+        await far.send(wire.REFUSED, submitted.task, facts)
 
 
 @_misbehaves
 async def names_like_paths(far: Far) -> None:
     """Put paths and somebody else's names wherever a record has a field."""
-    paths = ("record_id", "dispatch_id", "function", "host", "hostname", "kind", "schema_", "timing_filepath")
+    paths = ("record_id", "dispatch_id", "function", "host", "hostname", "kind", "schema", "timing_filepath")
     record = {**dict.fromkeys(paths, "../../../../etc/passwd"), "cpu_s": float(10**300), "node_id": -1}
     error = {"class": "../../TaskFailed", "text": "/etc/passwd"}
     await far.outcome(await far.task(), status="../../completed", record=record, error=error)

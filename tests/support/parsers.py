@@ -18,7 +18,7 @@ from covalent_sshtiming.host import bootstrap, environment, refusals
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.host.task import Outcome, Output
 from covalent_sshtiming.remote import wire
-from covalent_sshtiming.timing.record import TimingRecord
+from covalent_sshtiming.timing.record import SCHEMA, TimingRecord
 from support import direct
 
 NONCE = "0123456789abcdef01234567"
@@ -192,7 +192,7 @@ def seeds(name: str, golden: list[dict[str, Any]]) -> list[bytes]:
             "module": "numpy",
             "phase": "call",
         },
-        "record": {"cpu_s": 1.5, "started": 1.7e9, "finished": 1.7e9, "rss_peak_bytes": 5},
+        "record": {"schema": SCHEMA, "cpu_s": 1.5, "started": 1.7e9, "finished": 1.7e9, "rss_peak_bytes": 5},
         "exit_code": 0,
         "exit_signal": None,
         "stdout": 1,
