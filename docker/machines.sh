@@ -45,7 +45,9 @@ compose() {
 
 up() {
     make_key
-    SSHTIMING_PYTHON=$1 compose up --detach --build
+    export SSHTIMING_PYTHON="$1"
+    compose build node1
+    compose up --detach
     rm -f "$ssh/known_hosts" "$ssh/config"
     for machine in $machines; do
         name=${machine%:*} port=${machine#*:}
@@ -60,6 +62,7 @@ make_key() {
     mkdir -p "$ssh"
     chmod 700 "$ssh"
     test -f "$ssh/id_ed25519" || ssh-keygen -q -t ed25519 -N '' -C 'throwaway' -f "$ssh/id_ed25519"
+    chmod 644 "$ssh/id_ed25519.pub" # the machines' sshd reads it as another user
 }
 
 answers() {

@@ -59,6 +59,12 @@ def test_nothing_else_of_ours_can_get_into_the_image() -> None:
     assert all((ROOT / name).is_file() for name in copies())
 
 
+def test_the_image_is_built_once() -> None:
+    """One service builds the image that all have: a Compose that builds side by side fails at a second."""
+    assert [name for name, service in SERVICES.items() if "build" in service] == ["node1"]
+    assert len({service["image"] for service in SERVICES.values()}) == 1
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_a_machine_may_do_no_more_than_it_needs(name: str) -> None:
     """Every service is reached from this machine only, has no privilege, and writes to its home alone."""
@@ -93,7 +99,7 @@ def test_compose_accepts_the_file(tmp_path: Path) -> None:
 
 
 def asked(verb: str, path: str, place: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    """Run machines.sh in a copy of docker/, so that the keys of a user's own machines stay."""
+    """Run machines.sh in a copy of docker/, so that a user's own keys stay, under a strict umask."""
     copy = place / "docker"
     if not copy.exists():
         shutil.copytree(DOCKER, copy, ignore=shutil.ignore_patterns("keys"))
@@ -104,6 +110,7 @@ def asked(verb: str, path: str, place: Path, **more: str) -> subprocess.Complete
         text=True,
         check=False,
         timeout=60,
+        umask=0o077,
     )
 
 
@@ -154,11 +161,11 @@ def test_up_leaves_what_it_takes_to_log_in(tmp_path: Path) -> None:
     log, path = tmp_path / "engine.log", f"{tmp_path}/bin:/usr/bin:/bin"
     ran = asked("up", path, tmp_path, ENGINE_LOG=str(log))
     assert ran.returncode == 0, ran.stderr
-    assert "PYTHON=3.12 compose --project-name sshtiming --file compose.yaml up --detach --build\n" in (
-        log.read_text()
-    )
+    begun = "PYTHON=3.12 compose --project-name sshtiming --file compose.yaml"
+    assert log.read_text().splitlines()[2:4] == [f"{begun} build node1", f"{begun} up --detach"]
     ssh = tmp_path / "docker" / "keys" / ".ssh"
     assert (ssh / "id_ed25519").stat().st_mode & 0o077 == 0
+    assert (ssh / "id_ed25519.pub").stat().st_mode & 0o444 == 0o444
     assert (ssh / "known_hosts").read_text().splitlines() == [
         "[127.0.0.1]:2201 ssh-ed25519 KEY-OF-node1",
         "[127.0.0.1]:2202 ssh-ed25519 KEY-OF-node2",
