@@ -108,7 +108,8 @@ def refusal(directory: Path) -> str:
     ("name", "value", "words"),
     [
         ("HOST", "a b", "SSHTIMING_TEST_HOST: 'a b' is not [user@]machine[:port]."),
-        ("HOST", "127.0.0.1:1", "127.0.0.1: ssh-keyscan finds no host key for [127.0.0.1]:1. Correct SSHTIM"),
+        ("HOST", "127.0.0.1:1", "127.0.0.1: no SSH server answers at port 1. Is it running, and is SSHT"),
+        ("HOST", "127.0.0.1:99999", "no SSH server answers at port 99999 (Bad port '99999'). Is it running"),
         ("KEY", "", "SSHTIMING_TEST_KEY is '': name the private key that SSHTIMING_TEST_HOST lets in"),
         ("KEY", "/nowhere/key", "SSHTIMING_TEST_KEY is '/nowhere/key': name the private key"),
         (
@@ -133,6 +134,15 @@ def test_a_key_that_does_not_let_in_is_said(naming: pytest.MonkeyPatch, tmp_path
     text = refusal(tmp_path)
     assert "is not let in: Permission denied" in text
     assert text.endswith("Correct SSHTIMING_TEST_HOST or SSHTIMING_TEST_KEY.")
+
+
+def test_a_key_that_others_can_read_is_said(naming: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Such a key is refused once, with what to run, and not by each test in turn."""
+    key = make_key(tmp_path / "open")
+    key.chmod(0o644)
+    naming.setenv("SSHTIMING_TEST_KEY", str(key))
+    text = refusal(tmp_path)
+    assert text == f"SSHTIMING_TEST_KEY: others can read {key}, so it is refused; run `chmod 600 {key}`."
 
 
 def test_a_host_key_that_is_on_record_is_held_to(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -157,6 +158,11 @@ def _key() -> Path:
             f"SSHTIMING_TEST_KEY is {given!r}: name the private key that SSHTIMING_TEST_HOST lets in, with "
             "its public key beside it as .pub."
         )
+    if key.stat().st_mode & 0o077:
+        raise NamedError(
+            f"SSHTIMING_TEST_KEY: others can read {key}, so it is refused; run "
+            f"`chmod 600 {shlex.quote(str(key))}`."
+        )
     return key
 
 
@@ -169,14 +175,22 @@ def _host_key(host: str, port: int) -> str:
         if given
         else ["ssh-keyscan", "-T", "10", "-p", str(port), "-t", "ed25519,ecdsa,rsa", host]
     )
-    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    lines = [line.split() for line in told.splitlines() if line and line[0] not in "#@"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [line.split() for line in ran.stdout.splitlines() if line and line[0] not in "#@"]
     keys = {words[1]: words[2] for words in lines if len(words) >= 3}
     for kind in _KINDS:
         if kind in keys:
             return f"{kind} {keys[kind]}"
-    where = f"SSHTIMING_TEST_KNOWN_HOSTS, {given}, has" if given else "ssh-keyscan finds"
-    raise NamedError(f"{host}: {where} no host key for {name}. Correct SSHTIMING_TEST_HOST, or that file.")
+    if given:
+        raise NamedError(
+            f"{host}: SSHTIMING_TEST_KNOWN_HOSTS, {given}, has no host key for {name}. Correct "
+            "SSHTIMING_TEST_HOST, or that file."
+        )
+    said = next((f" ({line})" for line in ran.stderr.splitlines() if line and line[0] != "#"), "")
+    raise NamedError(
+        f"{host}: no SSH server answers at port {port}{said}. Is it running, and is SSHTIMING_TEST_HOST "
+        "right?"
+    )
 
 
 def _python(host: str, shell: Shell) -> str:
