@@ -68,6 +68,7 @@ build_image() {
     say "buildah builds the Dockerfile"
     buildah bud --format docker --isolation chroot --pull=never --tag "$image" --file docker/Dockerfile . \
         >"$work/build.log" 2>&1 || fail "$(tail -n 20 "$work/build.log")"
+    buildah rmi --prune >/dev/null # the one before
     buildah images --format '{{.Name}} {{.Size}}' "$image"
 }
 

@@ -107,9 +107,12 @@ def short_tmp() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def sshd(short_tmp: Path, nothing_left_running: None) -> Iterator[SSHServer]:
-    """Return a running OpenSSH server whose sessions have a HOME of their own."""
+    """Return a running OpenSSH server whose sessions have a HOME of their own, and with two host keys."""
     require_sshd()
-    with ssh_server(short_tmp / "ssh", kind="openssh", environment=remote_environment()) as server:
+    options = {"HostKey": str(make_key(short_tmp / "rsa_host", kind="rsa"))}
+    with ssh_server(
+        short_tmp / "ssh", kind="openssh", options=options, environment=remote_environment()
+    ) as server:
         yield server
 
 

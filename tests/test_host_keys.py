@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from support.keys import fingerprint, keygen, make_key, public
-from support.login import enter, known_file, name_of, port_flag, reaching, refusal, shown_by
+from support.login import enter, known_file, name_of, port_flag, reaching, refusal, shown_by, shown_for
 from support.named import Server
 
 from covalent_sshtiming import errors
@@ -69,7 +69,7 @@ async def test_a_changed_key_is_refused(home: Path, any_sshd: Server, policy: st
         (home / "known").write_text(f"{name_of(any_sshd)} {public(other)}")
         section = reaching(any_sshd, known_hosts_file=known_file(home), host_key_policy=policy)
         text = await refusal(section, errors.HostKeyChanged)
-        assert f"it presents {shown_by(any_sshd)}" in text
+        assert f"it presents {shown_for(any_sshd, kind)}" in text
         assert f"known_hosts has {fingerprint(other)}" in text
         assert f"`ssh-keygen -R '{name_of(any_sshd)}' -f {home}/known`" in text
         assert len((home / "known").read_text().splitlines()) == 1

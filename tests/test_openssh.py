@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -75,7 +76,7 @@ async def test_the_systems_ssh_refused_or_unreachable(
     section = reaching(any_sshd, transport="openssh")
     key = make_key(home / "stranger")
     text = await refusal({**section, "ssh_key_file": str(key)}, errors.AuthError)
-    assert "Permission denied (publickey)" in text
+    assert re.search(r"Permission denied \(publickey[,)]", text)  # what else is allowed is the server's
     assert "leave a ControlMaster open" in text
     text = await refusal({**section, "port": 1}, errors.ConnectError)
     assert "Connection refused" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,14 @@ def host_key(server: Server) -> str:
 def shown_by(server: Server) -> str:
     """Return the fingerprint of a server's plain host key."""
     return asyncssh.import_public_key(host_key(server)).get_fingerprint()
+
+
+def shown_for(server: Server, kind: str) -> str:
+    """Return the fingerprint of the host key that a server shows to whom has one of this kind on record."""
+    command = ["ssh-keyscan", "-T", "10", "-p", str(server.port), "-t", kind, server.host]
+    told = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    keys = [line.split(" ", 1)[1] for line in told.splitlines() if line[:1] != "#"]
+    return asyncssh.import_public_key(keys[0]).get_fingerprint() if keys else shown_by(server)
 
 
 def name_of(server: Server) -> str:
