@@ -93,7 +93,7 @@ docker-down:
 	@docker/machines.sh down
 
 docker-proof: $(VENV)/.installed-dev sshd docker-tools
-	$(BIN)/pytest -m docker -s $(PYTEST_ARGS)
+	SSHTIMING_REQUIRE_BUILDAH=1 $(BIN)/pytest -m docker -s $(PYTEST_ARGS)
 
 # The oldest version of each of our own requirements that names one, to pip-audit, which lives in an environment of its own.
 audit:

@@ -228,7 +228,7 @@ def test_the_slow_link_is_slow(sshd: sshserver.SSHServer, tmp_path: Path) -> Non
 def test_the_image_is_built_and_the_integration_tests_pass_against_it() -> None:
     """The proof of docker/README.md: Compose, build, content, login, and every integration test."""
     missing = [tool for tool in ("buildah", "debootstrap", "docker-compose") if not shutil.which(tool)]
-    if missing or os.getuid() != 0:
+    if (missing or os.getuid() != 0) and os.environ.get("SSHTIMING_REQUIRE_BUILDAH") != "1":
         pytest.skip(f"needs root, and {', '.join(missing) or 'its tools'}")
     command = [str(DOCKER / "proof.sh"), "-n", "2"]
     env = {**os.environ, "PYTEST": str(Path(sys.executable).with_name("pytest"))}
