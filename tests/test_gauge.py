@@ -28,8 +28,9 @@ async def test_the_record_says_what_the_gpus_did(four_gpus: GPUs, short_place: P
             time.sleep(0.01)
         for busy, used in ((100, 2000), (0, 7000), (0, 10)):
             for device in ("0", "1"):
-                with open(f"{modules}/{device}", "w") as file:
+                with open(f"{modules}/{device}.tmp", "w") as file:
                     file.write(f"{busy} {used}")
+                os.rename(f"{modules}/{device}.tmp", f"{modules}/{device}")
             time.sleep(0.5)
 
     four_gpus.now("0", 50, 500)
