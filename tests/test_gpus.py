@@ -19,9 +19,10 @@ from pathlib import Path
 
 import pytest
 from support import direct, farside
-from support.farside import FarSide, alive, new_key
+from support.farside import FarSide, new_key
 from support.faults import until
 from support.gpus import GPUs
+from support.there import alive
 
 from covalent_sshtiming.remote import gpus, needs, places, slots
 from covalent_sshtiming.remote.needs import Devices, Never

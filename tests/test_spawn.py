@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 from support import direct, works
-from support.farside import alive
 from support.faults import until
 from support.interpreters import require_interpreter
 from support.pickles import pickled_by
+from support.there import alive
 
 from covalent_sshtiming import resources, settings
 
