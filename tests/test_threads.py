@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import psutil
 import pytest
@@ -67,31 +67,44 @@ async def test_tasks_are_held_to_the_cpus_of_their_slots(short_place: Path) -> N
         assert (await machine.run(cpus)).value == every
 
 
-async def tasks_of_numpy(place: Path, count: int, seconds: float, **options: Any) -> tuple[int, float]:
-    """Run so many numpy tasks; return the most threads that they had all together, and the seconds taken."""
+class Seen(NamedTuple):
+    """The most threads that there were all together, seconds taken, CPU seconds, seconds without a CPU."""
 
-    def multiply(seconds: float) -> int:
+    threads: int
+    took: float
+    cpu: float
+    delay: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.threads} threads at most, {self.took:.1f} s, {self.cpu:.1f} s of CPU, "
+            f"ready and without one {self.delay:.1f} s"
+        )
+
+
+async def tasks_of_numpy(machine: direct.Machine, count: int, products: int, **options: Any) -> Seen:
+    """Run so many numpy tasks, each of so many products of two matrices."""
+
+    def multiply(products: int) -> int:
         import os
-        import time
 
         import numpy as np
 
-        end = time.process_time() + seconds
         matrix = np.ones((300, 300))
-        while time.process_time() < end:
+        for _ in range(products):
             matrix @ matrix
         return len(os.listdir("/proc/self/task"))
 
-    async with direct.here(place, **options) as machine:
-        await machine.run(multiply, 0.0)
-        began = time.monotonic()
-        told = asyncio.gather(*(machine.run(multiply, seconds) for _ in range(count)))
-        most = 0
-        while not told.done():
-            most = max(most, sum(map(threads_of, machine.agents())))
-            await asyncio.sleep(0.02)
-        took = time.monotonic() - began
-        return max(most, *(ran.value for ran in await told)), took
+    began, known = time.monotonic(), len(machine.records())
+    told = asyncio.gather(*(machine.run(multiply, products, options=options) for _ in range(count)))
+    most = 0
+    while not told.done():
+        most = max(most, sum(map(threads_of, machine.agents())))
+        await asyncio.sleep(0.05)
+    took = time.monotonic() - began
+    records = machine.records()[known:]
+    cpu, delay = (sum(record[name] for record in records) for name in ("cpu_s", "run_delay_s"))
+    return Seen(max(most, *(ran.value for ran in await told)), took, cpu, delay)
 
 
 def threads_of(agent: int) -> int:
@@ -107,19 +120,21 @@ def threads_of(agent: int) -> int:
 
 
 @pytest.mark.parametrize(
-    ("count", "seconds"), [(8, 0.1), pytest.param(16, 1.0, marks=pytest.mark.soak)], ids=["short", "full"]
+    ("count", "products"), [(8, 20), pytest.param(16, 400, marks=pytest.mark.soak)], ids=["short", "full"]
 )
 async def test_numpy_has_no_more_threads_than_cpus(
-    short_place: Path, count: int, seconds: float, monkeypatch: pytest.MonkeyPatch
+    short_place: Path, count: int, products: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numpy tasks have, all together, a thread for each CPU and not one for each CPU in each task."""
     for name in THREADS:
         monkeypatch.delenv(name, raising=False)
-    most, took = await tasks_of_numpy(short_place / "ours", count, seconds)
-    ideal = count * seconds / CORES
-    print(f"{count} numpy tasks, {CORES} CPUs: {most} threads at most, {took:.1f} s, ideal {ideal:.1f} s")
-    assert 1 <= most <= CORES
-    if seconds >= 1:
-        own = dict.fromkeys(THREADS, str(CORES))
-        most, took = await tasks_of_numpy(short_place / "theirs", count, seconds, env=own, max_parallel=count)
-        print(f"all at once with {CORES} threads each: {most} threads at most, {took:.1f} s")
+    async with direct.here(short_place) as machine:
+        alone = await tasks_of_numpy(machine, 1, products)
+        seen = await tasks_of_numpy(machine, count, products)
+        ideal = count * alone.cpu / CORES
+        print(f"{count} numpy tasks, {CORES} CPUs, of {alone.cpu:.2f} s alone, ideal {ideal:.1f} s: {seen}")
+        assert 1 <= seen.threads <= CORES
+        if products >= 400:
+            own = dict.fromkeys(THREADS, str(CORES))
+            crowd = await tasks_of_numpy(machine, count, products, env=own, max_parallel=count)
+            print(f"all at once with {CORES} threads each: {crowd}")
