@@ -109,6 +109,33 @@ async def test_the_interpreter_is_a_fresh_one(short_place: Path) -> None:
     assert (seen["open"], seen["empty"], seen["group"]) == ([0, 1, 2], False, True)
 
 
+async def test_it_runs_where_a_fork_would(short_place: Path) -> None:
+    """A HOME in env does not move the working directory, and a relative PYTHONPATH means that directory."""
+
+    def told() -> tuple[str, str | None, str | None, str | None]:
+        import importlib.util
+        import os
+
+        found = importlib.util.find_spec("beside")
+        origin = None if found is None else found.origin
+        return os.getcwd(), os.environ.get("PWD"), os.environ.get("HOME"), origin
+
+    home, modules = short_place / "home", short_place / "elsewhere"
+    modules.mkdir()
+    env = {"HOME": str(modules), "PYTHONPATH": "src"}
+    async with direct.here(
+        short_place, remote_workdir="place", create_unique_workdir=True, setup_commands=[f"HOME={home}"]
+    ) as machine:
+        module = home / "place" / "dispatch" / "node_7000" / "src" / "beside.py"
+        module.parent.mkdir(parents=True)
+        module.touch()
+        moved = (await machine.run(told, node_id=7000, options={"env": {"HOME": str(modules)}})).value
+        spawned = (await machine.run(told, node_id=7000, options={"env": env})).value
+    place = str(module.parents[1])
+    assert moved == (place, place, str(modules), None)
+    assert spawned == (place, place, str(modules), str(module))
+
+
 WORK = (
     works.BURN
     + """

@@ -8,7 +8,7 @@ it knew goes along as an argument, and the board as an open descriptor, which is
 import json
 import os
 import sys
-from typing import Dict, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from . import cgroup, phases, platforms, worker
 from .board import Board
@@ -30,16 +30,17 @@ class Here(NamedTuple):
     group: "Optional[str]"
 
 
-def become(here: Here, directory: str, woken: float, variables: "Dict[str, str]") -> None:
-    """Go on with the task in a fresh interpreter that has these variables too; raises CannotSpawn.
+def become(here: Here, directory: str, woken: float) -> None:
+    """Go on with the task in a fresh interpreter with our variables and directory; raises CannotSpawn.
 
-    `woken` is the moment when the worker was, by the monotonic clock.
+    They are the task's: a relative PYTHONPATH means its directory. `woken` is the moment when the worker
+    was, by the monotonic clock.
     """
     place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     words = [sys.executable, "-c", _START % __package__, place, json.dumps([here, directory, woken])]
     os.set_inheritable(here.board, True)
     try:
-        os.execve(sys.executable, words, dict(os.environ, **variables))  # noqa: S606 - this very interpreter
+        os.execve(sys.executable, words, os.environ)  # noqa: S606 - this very interpreter
     except (OSError, ValueError) as error:
         text = "%s could not be started afresh: %s" % (sys.executable or "Python", error)
         raise worker.CannotSpawn(text) from error
@@ -50,6 +51,7 @@ def go_on(text: str) -> None:
     code = 1
     try:
         told, directory, woken = json.loads(text)
+        workdir = os.environ["PWD"]  # the rehearsal goes elsewhere
         here = Here(*told)
         platforms.die_with_parent(here.supervisor)
         sys.argv[:] = [""]
@@ -61,7 +63,7 @@ def go_on(text: str) -> None:
         inherited = worker.rehearse(board, group, here.mask)
         worker.let_installed_modules_come_first()
         marks = phases.Phases(woken, board, group, inherited)
-        worker.run(directory, here.spool, here.mask, {}, marks, board)
+        worker.run(directory, here.spool, here.mask, {}, marks, board, workdir=workdir)
         code = 0
     except BaseException:  # noqa: BLE001 - goes to the task's own stderr
         sys.excepthook(*sys.exc_info())

@@ -95,26 +95,29 @@ def run(
     environment: "Dict[str, str]",
     marks: phases.Phases,
     board: Board,
-    afresh: "Optional[Callable[[str, float, Dict[str, str]], None]]" = None,
+    afresh: "Optional[Callable[[str, float], None]]" = None,
+    workdir: str = "",
 ) -> None:
     """Run the task in `directory` to its report; never raises, never returns to the caller's loop.
 
     `environment` is what goes with the task's slots and devices. `afresh` replaces this process by a new
-    interpreter for a task that asks for one; it is given the directory, the moment when this process was
-    woken, and the variables that the other is to have.
+    interpreter for a task that asks for one, standing where the task is to run and with its variables; it
+    is given the directory and the moment when this process was woken. `workdir` is where that one stood.
     """
     report: "Dict[str, Any]" = {"status": "failed"}
     owner = os.getpid()
     try:
         os.umask(0o077)
         request = Request.at(os.path.join(directory, places.REQUEST))
+        os.environ.update(environment)
         if afresh is not None:
             if request.spec.get("isolation") == "spawn":
-                afresh(directory, marks.woken, dict(environment, **request.spec["env"]))
+                _stand(request.spec, mask)
+                afresh(directory, marks.woken)
             board.keep_to_ourselves()
         os.unlink(os.path.join(directory, places.REQUEST))
-        os.environ.update(environment)
-        _stand(request.spec, mask)
+        # Where an interpreter of its own stands is not found out twice: the variables may name another home.
+        _stand(dict(request.spec, workdir=workdir, unique=False) if workdir else request.spec, mask)
         report = _perform(request, marks, os.path.join(directory, places.RESULT), spool)
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is an outcome
         _end_if_copy(owner, error)
