@@ -119,6 +119,16 @@ async def test_an_exception_of_the_users_own(machine: Machine) -> None:
     assert "raises_own raised OnlyThere: (7, 'kitchen')." in failed(ran)
 
 
+async def test_an_exception_that_says_nothing(machine: Machine) -> None:
+    """An exception without a word, as of a bare assert, is its class's name, as in Python's own traceback."""
+
+    def asserts() -> None:
+        raise AssertionError
+
+    ran = await machine.run(asserts)
+    assert f"{machine.name}: asserts raised AssertionError. The remote traceback" in failed(ran)
+
+
 async def test_an_exception_without_a_text(machine: Machine) -> None:
     """An exception whose own `__str__` raises still ends the task with its class's name."""
 

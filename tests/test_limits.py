@@ -48,7 +48,8 @@ async def test_a_task_may_not_have_more_memory(short_place: Path) -> None:
     """Over memory_limit a function gets MemoryError; below it, and without a limit, it gets its memory."""
     async with direct.here(short_place) as machine:
         ran = await machine.run(allocate, 600, options={"memory_limit": 500 * MIB})
-        assert "allocate raised MemoryError" in str(ran.error)
+        assert "allocate raised MemoryError (memory_limit, or ulimit -v there" in str(ran.error)
+        assert f", allows {500 * MIB} bytes). The remote traceback" in str(ran.error)
         assert (await machine.run(allocate, 100, options={"memory_limit": 500 * MIB})).value == 0
         assert (await machine.run(allocate, 600)).value == 0
 

@@ -29,6 +29,14 @@ def impose(order: "Dict[str, Any]", worker: int, group: "Optional[cgroup.Group]"
         _limit(worker, resource.RLIMIT_NPROC, _threads_of_user() + processes)
 
 
+def remark(error: BaseException) -> str:
+    """Return which limit of memory this process has, for the text of a MemoryError; "" for any other."""
+    most = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if not isinstance(error, MemoryError) or most == resource.RLIM_INFINITY:
+        return ""
+    return " (memory_limit, or ulimit -v there, allows %d bytes)" % most
+
+
 def regain() -> None:
     """Raise what a function has used up or lowered, as far as the hard limits go: descriptors, file sizes."""
     _raise(resource.RLIMIT_NOFILE, max(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1024) + OWN_DESCRIPTORS)

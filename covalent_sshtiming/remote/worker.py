@@ -15,7 +15,7 @@ import time
 import traceback
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
 
-from . import cgroup, culprit, hooks, phases, places, surroundings
+from . import cgroup, culprit, hooks, limits, phases, places, surroundings
 from .board import Board
 
 SMALL = 64 * 1024  # bytes of a request that is read at once
@@ -361,7 +361,7 @@ def describe(error: BaseException, phase: str) -> "Dict[str, Any]":
         return _error("TransferError", _text(error), error)
     if isinstance(error, hooks.HookFailed):
         return dict(_error("TaskFailed", str(error), None), hook=True)
-    return _error("TaskFailed", _text(error), error)
+    return _error("TaskFailed", _text(error) + limits.remark(error), error)
 
 
 def _error(kind: str, text: str, error: "Optional[BaseException]") -> "Dict[str, Any]":
@@ -369,10 +369,12 @@ def _error(kind: str, text: str, error: "Optional[BaseException]") -> "Dict[str,
 
 
 def _text(error: BaseException) -> str:
+    name = type(error).__name__
     try:
-        return "%s: %s" % (type(error).__name__, error)
+        said = str(error)
     except Exception:  # noqa: BLE001 - the user's own __str__ may raise anything
-        return "%s (its text cannot be shown)" % type(error).__name__
+        return "%s (its text cannot be shown)" % name
+    return "%s: %s" % (name, said) if said else name
 
 
 def _traceback(error: BaseException) -> str:
