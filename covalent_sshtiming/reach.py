@@ -86,13 +86,14 @@ def request_of(found: Settings, call: Call, task: tuple[str, int], key: str) -> 
         ConfigError: env_from names a variable that is not there.
     """
     env = settings.passed_on(found, os.environ)
+    needs = resources.needs(found, call.kind)
     spec = {
         "dispatch_id": task[0],
         "node_id": task[1],
         "workdir": found.remote_workdir,
         "unique": found.create_unique_workdir,
         "env": env,
-        "isolation": resources.isolation(found.isolation, env),
+        "isolation": resources.isolation(found.isolation, [*env, *needs.get("slot_env", ())]),
         "max_result_bytes": found.max_result_bytes,
     }
     head = {
@@ -107,7 +108,7 @@ def request_of(found: Settings, call: Call, task: tuple[str, int], key: str) -> 
         "linger": found.linger,
         "memory_limit": found.memory_limit,
         "process_limit": found.process_limit,
-        **resources.needs(found, call.kind),
+        **needs,
     }
     size, chunks = call.body(spec)
     return Request(key, head, size, chunks)

@@ -74,6 +74,18 @@ async def test_variables_that_are_read_at_the_start_count(short_place: Path) -> 
     assert plain[6] == first[6] == str(short_place)
 
 
+async def test_a_devices_variable_may_be_one_of_those(short_place: Path) -> None:
+    """A variable of slot_env that a fork would ignore makes its task spawn, as one of env does."""
+
+    def told() -> int:
+        import sys
+
+        return sys.flags.optimize
+
+    async with direct.here(short_place, slot_env={"PYTHONOPTIMIZE": ["2"]}) as machine:
+        assert (await machine.run(told)).value == 2
+
+
 async def test_the_interpreter_is_a_fresh_one(short_place: Path) -> None:
     """It has the fork's process, place, streams and descriptors, but nothing that the agent has imported."""
 
