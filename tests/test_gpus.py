@@ -222,6 +222,22 @@ def test_one_gpu_has_one_lock_by_whatever_name(short_place: Path) -> None:
         let_go(share)
 
 
+@pytest.mark.parametrize("name", ["7", "GPU-ab7"])
+def test_a_gpu_that_is_not_there_is_not_handed_out(short_place: Path, name: str) -> None:
+    """One that gpus lists and nvidia-smi does not is an error; a part of one (MIG) is not in its list."""
+    (short_place / "slots").mkdir()
+    held = slots.Slots(str(short_place), range(8), known({"0": "GPU-abc", "1": "GPU-def"}))
+    with pytest.raises(needs.Never) as raised:
+        held.take("first", needs.of({"gpus_per_task": 1, "gpus": ["0", name]}))
+    assert (
+        str(raised.value)
+        == f"cannot have GPU {name}, which gpus lists and nvidia-smi there does not; correct gpus"
+    )
+    part = held.take("second", needs.of({"gpus_per_task": 1, "gpus": ["MIG-7"]}))
+    assert part is not None
+    let_go(part)
+
+
 def test_a_devices_lock_is_a_file_in_its_room(short_place: Path) -> None:
     """No name of a variable or a device leads out of the directory of locks."""
     room = short_place / "slots"

@@ -168,6 +168,11 @@ def candidates(asked: Devices, uuids: "Dict[str, str]", why: str) -> "Dict[str, 
     else:
         values, source = tuple(uuids), "nvidia-smi there lists"
     found = {identity(value, uuids): value for value in values}
+    for one in found if uuids and asked.values else ():
+        # A part of a GPU (MIG) is not in that list.
+        if one not in uuids.values() and not one.startswith("MIG-"):
+            text = "cannot have GPU %s, which gpus lists and nvidia-smi there does not; correct gpus"
+            raise Never(text % one)
     if asked.number > len(found):
         start = "needs %d GPU%s (gpus_per_task)" % (asked.number, "s" * (asked.number > 1))
         if not values and outside is None:
