@@ -61,6 +61,10 @@ def error_of(outcome: Outcome, host: str, function: str) -> errors.TaskError | N
     trace = clean(told.get("traceback") or "", _TRACEBACK_MAX)
     if kind == "RemoteEnvError":
         return StartedEnvError(_missing(outcome, host, function, told, text), trace)
+    if kind == "TransferError" and told.get("files"):
+        return StartedTransferError(
+            f"{host}: {function} could not begin: {text}. Make room there, or correct its permissions.", trace
+        )
     if kind == "TransferError" and told.get("phase") == "start":
         return StartedTransferError(
             f"{host}: {function} could not begin: {text}. Correct remote_workdir.", trace

@@ -63,10 +63,12 @@ def check_names(names: Iterable[str], where: str, plugin: Plugin = SSH) -> None:
 
 
 def absolute_from_caller(path: Any) -> Any:
-    """Make a relative path absolute while the caller's directory is still the current one.
+    """Make a relative path absolute while the caller's directory is still the current one; of a list, each.
 
     Leaves "", `~` (the server's home) and whatever is no path alone: `resolve` speaks about those.
     """
+    if isinstance(path, (list, tuple)):
+        return [absolute_from_caller(one) for one in path]
     text = str(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or not text or text.startswith("~"):
         return text
@@ -167,6 +169,8 @@ def _values(layers: Sequence[_Layer]) -> dict[str, Any]:
     values["env_from"] = tuple(
         dict.fromkeys(name for layer in layers for name in _first("env_from", [layer]) or ())
     )
+    for name in ("send", "fetch"):
+        values[name] = tuple(values[name] or ())
     values["timing_filepath"] = values["timing_filepath"] or str(default_timing_log())
     if not values["retry_connect"]:
         values["max_connection_attempts"] = 1

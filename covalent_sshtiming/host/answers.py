@@ -9,7 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from covalent_sshtiming.errors import ConnectError, ResultError, TaskDied, TaskError, TransferError
+from covalent_sshtiming.errors import (
+    ConnectError,
+    ProtocolError,
+    ResultError,
+    TaskDied,
+    TaskError,
+    TransferError,
+)
 from covalent_sshtiming.host import upload
 from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
@@ -98,6 +105,26 @@ def data(session: Session, task: Task, frame: wire.Frame) -> bool:
     return bool(frame.body)
 
 
+def file(session: Session, task: Task, frame: wire.Frame) -> bool:
+    """Take of the files that the task has left."""
+    files = task.request.files
+    if files is None:
+        return False
+    task.mark("told")
+    task.mark("files")
+    if task.files_on is not session:
+        task.files_on = session
+        files.begin(lambda taken: session.send(wire.FILE, task.number, {"taken": taken}))
+    try:
+        brought = files.take(frame.header, frame.body)
+    except ProtocolError as error:
+        text = printable(str(error))
+        raise ProtocolError(f"{session.target}: {text}. Is something else answering there?") from error
+    if "end" in frame.header:
+        task.mark("fetched")
+    return brought
+
+
 def outcome(session: Session, task: Task, frame: wire.Frame) -> bool:
     """End the task with what became of it."""
     task.mark("told")
@@ -134,4 +161,5 @@ HANDLERS: dict[int, Callable[[Session, Task, wire.Frame], bool]] = {
     wire.DATA: data,
     wire.OUTCOME: outcome,
     wire.LIST: listing,
+    wire.FILE: file,
 }

@@ -29,7 +29,7 @@ from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.streams import Receiver, Streams
 from covalent_sshtiming.host.target import Target
-from covalent_sshtiming.host.task import Inquiry, Outcome, Request, Sink, Task, never_ran
+from covalent_sshtiming.host.task import Files, Inquiry, Outcome, Request, Sink, Task, never_ran
 from covalent_sshtiming.remote import wire
 
 _log = logging.getLogger(__name__)
@@ -125,9 +125,9 @@ class Host:
                     upload.stop(task)
                     self._session.send(wire.CANCEL, task.number, {"key": key})
 
-    async def attach(self, key: str, sink: Sink) -> Outcome:
+    async def attach(self, key: str, sink: Sink, files: Files | None = None) -> Outcome:
         """Wait for the end of a task that some process has sent; raises one of our errors."""
-        task = Task(next(self._task_numbers), Request(key, {}, 0, lambda: ()), sink)
+        task = Task(next(self._task_numbers), Request(key, {}, 0, lambda: (), files=files), sink)
         task.sent = task.accepted = True
         return await self._see(task)
 
@@ -184,8 +184,7 @@ class Host:
             session.send(wire.CANCEL, task.number, {"key": task.request.key})
         if task.sent:
             have = {"stdout": task.outputs[0].end, "stderr": task.outputs[1].end}
-            follow = {"follow": True} if task.request.live else {}
-            session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **follow})
+            session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **task.request.wishes})
             return
         upload.submit(session, task)
 

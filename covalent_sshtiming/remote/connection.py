@@ -5,6 +5,7 @@ in a bounded buffer, and downloads are asked for their next frame, in turn, only
 room. So one stopped sshd does not stall the rest, and a large result not a small one.
 """
 
+import functools
 import itertools
 import os
 import socket
@@ -40,7 +41,7 @@ class Connection:
         self._out: "Deque[memoryview]" = deque()
         self._waiting = 0  # bytes in it
         self._held: "List[Tuple[int, int, float]]" = []  # kind, task, and since when
-        self._downloads: "Deque[Iterator[bytes]]" = deque()
+        self._downloads: "Deque[Iterator[Any]]" = deque()
         for handle in (reading, writing):
             os.set_blocking(handle, False)
 
@@ -83,8 +84,11 @@ class Connection:
         """Whether what can wait may be sent just now."""
         return self._waiting < OUT_LOW
 
-    def download(self, frames: "Iterator[bytes]") -> None:
-        """Queue a delivery; its frames are interleaved with those of the others."""
+    def download(self, frames: "Iterator[Any]") -> None:
+        """Queue a delivery; its frames are interleaved with those of the others.
+
+        Where it has nothing to say yet it yields a function, which is given what makes it go on.
+        """
         self._downloads.append(frames)
 
     @property
@@ -135,7 +139,9 @@ class Connection:
                 frame = next(frames, None)
             except OSError as error:  # the task directory went away under it
                 raise Gone from error
-            if frame is not None:
+            if callable(frame):
+                frame(functools.partial(self._downloads.append, frames))
+            elif frame is not None:
                 self._queue(frame)
                 self._downloads.append(frames)
 

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from typing import Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 from . import jobs, places, platforms, tasks, uploads, wire
 from .connection import Connection, Gone
@@ -36,6 +36,7 @@ class Desk:
             wire.PING: self._ping,
             wire.PONG: self._pong,
             wire.LIST: self._list,
+            wire.FILE: self._file,
         }
 
     def answer(self, connection: Connection, frame: wire.Frame) -> None:
@@ -129,12 +130,8 @@ class Desk:
             return
         connection.hold(wire.ACCEPTED, frame.task)
         self._foreman.enqueue(upload.head)
-        self._watch(connection, frame.task, upload.head["key"], (0, 0), upload.head.get("follow"))
-
-    def _watch(
-        self, connection: Connection, task: int, key: str, have: "Tuple[int, int]", follow: object = False
-    ) -> None:
-        self._foreman.watch(key, Watch(connection, task, have, follow is True))
+        head = upload.head
+        self._foreman.watch(head["key"], _watch(connection, frame.task, (0, 0), head))
 
     def _attach(self, connection: Connection, frame: wire.Frame) -> None:
         have = tuple(frame.header.get(name, 0) for name in ("stdout", "stderr"))
@@ -149,9 +146,15 @@ class Desk:
         if found == tasks.UNKNOWN:
             connection.send(wire.UNKNOWN, task)
         elif found == tasks.ENDED:
-            connection.download(tasks.delivery(self._foreman.directory(key), task, have))
+            connection.download(self._foreman.delivery(key, _watch(connection, task, have, frame.header)))
         else:
-            self._watch(connection, task, key, have, frame.header.get("follow"))
+            self._foreman.watch(key, _watch(connection, task, have, frame.header))
+
+    def _file(self, connection: Connection, frame: wire.Frame) -> None:
+        """The client has taken so much of a task's files, and there may be more under way."""
+        taken = frame.header.get("taken")
+        if isinstance(taken, int):
+            self._foreman.couriers.take(connection, frame.task, taken)
 
     def _cancel(self, connection: Connection, frame: wire.Frame) -> None:
         """Stop a task wherever it is; one that was never heard of is refused from now on."""
@@ -160,7 +163,8 @@ class Desk:
         directory = self._foreman.directory(key)
         if upload is not None:
             upload.abandon()
-            self._watch(connection, frame.task, key, (0, 0))
+            self._foreman.watch(key, Watch(connection, frame.task, (0, 0), follow=False))
+        self._foreman.couriers.stop(connection, frame.task)
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:
@@ -188,6 +192,13 @@ class Desk:
         if tasks.state(directory) == tasks.ENDED and not wanted:
             places.remove_tree(directory)
         connection.hold(wire.ACK, frame.task)
+
+
+def _watch(connection: Connection, task: int, have: "Tuple[int, int]", wishes: "Dict[str, Any]") -> Watch:
+    """Return who waits, with what it wishes to be told besides the end."""
+    files = wishes.get("files")
+    wanted = isinstance(files, int) and files >= 0
+    return Watch(connection, task, have, wishes.get("follow") is True, files if wanted else None)
 
 
 def _key(frame: wire.Frame) -> str:

@@ -11,7 +11,7 @@ import socket
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
-from . import backlog, crew, places, supervisor, tasks, wire
+from . import backlog, courier, couriers, crew, places, supervisor, tasks, wire
 from .connection import Connection
 
 LOSSES_MAX = 3
@@ -21,11 +21,19 @@ _ORDER = ("key", "time_limit", "linger", "queued", "memory_limit", "process_limi
 class Watch:
     """Who waits for a task's end: its connection, its task number, the output that it has already."""
 
-    def __init__(self, connection: Connection, task: int, have: "Tuple[int, int]", follow: bool) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        task: int,
+        have: "Tuple[int, int]",
+        follow: bool,
+        files: "Optional[int]" = None,
+    ) -> None:
         self.connection = connection
         self.task = task
         self.have = have
         self.follow = follow  # whether output is wanted as it comes
+        self.files = files  # how many of its files are settled there; None where none are wanted
 
     def send_news(self, directory: str) -> bool:
         """Queue what was printed meanwhile, if the connection has room; False where there is nothing."""
@@ -50,7 +58,7 @@ class Foreman:
         facts: "Dict[str, Any]",
         crew_ahead: crew.Crew,
         selector: selectors.BaseSelector,
-        deliver: "Callable[[Connection, Iterator[bytes]], None]",
+        deliver: "Callable[[Connection, Iterator[Any]], None]",
     ) -> None:
         self.base = base
         self._name = name
@@ -63,6 +71,7 @@ class Foreman:
         self._losses: "Dict[str, int]" = {}  # supervisors that ended before they began
         self._backlog = backlog.Backlog()
         self._slots = backlog.Slots(base, int(facts["cores"]))
+        self.couriers = couriers.Couriers(selector, lambda connection: deliver(connection, iter(())))
 
     def directory(self, key: str) -> str:
         """Return the directory of a task."""
@@ -217,7 +226,14 @@ class Foreman:
     def _ended(self, key: str) -> None:
         self._losses.pop(key, None)
         for watch in self._watchers.pop(key, []):
-            self._deliver(watch.connection, tasks.delivery(self.directory(key), watch.task, watch.have))
+            self._deliver(watch.connection, self.delivery(key, watch))
+
+    def delivery(self, key: str, watch: Watch) -> "Iterator[Any]":
+        """Return what tells one who waits for it all of an ended task."""
+        directory, files = self.directory(key), None
+        if watch.files is not None and courier.has_order(directory):
+            files = self.couriers.frames(watch.connection, watch.task, directory, watch.files)
+        return tasks.delivery(directory, watch.task, watch.have, files)
 
     def look(self) -> None:
         """Look at the watched tasks: at their output, and at those that another agent's supervisors have."""

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import figures, limits, meter, places, platforms, standby, surroundings
+from . import courier, figures, limits, meter, places, platforms, standby, surroundings
 
 WAKE_BYTES = 16 * 1024  # an order, with the longest facts of a task
 SLOTS_MAX = 64  # descriptors in one order
@@ -116,6 +116,7 @@ class Supervisor:
         self.limit_at = self.kill_at = float("inf")
         self.lock: "Optional[int]" = None
         self.agent_gone = False
+        self.spent = False  # a child of ours hangs that the next task would be charged for
         self.oom_kills: "Optional[int]" = None  # of the whole machine, when the worker was let go
         self.woken = self.left = time.monotonic()
 
@@ -135,7 +136,10 @@ class Supervisor:
         if not places.create(self._path(places.STARTED), json.dumps(started).encode().ljust(ROOM)):
             return
         self._run()
-        self._publish(self._outcome())
+        ended = self._outcome()
+        if ended["status"] != "cancelled" and courier.has_order(self.directory):
+            self.spent = not courier.note_apart(self.directory)
+        self._publish(ended)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
@@ -284,7 +288,9 @@ class Supervisor:
                 os.close(handle)
 
     def report_back(self) -> bool:
-        """Tell the agent that the task is done with; False if the agent has gone."""
+        """Tell the agent that the task is done with; False if the agent has gone, or we must go."""
+        if self.spent:
+            return False
         if not self.agent_gone:
             try:
                 self.control.send(b"o", socket.MSG_DONTWAIT)

@@ -134,10 +134,15 @@ def expire(base: str) -> None:
             pass
 
 
-def delivery(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[bytes]":
-    """Yield the frames that tell a client all of an ended task: output, result, outcome last."""
+def delivery(
+    directory: str, task: int, have: "Tuple[int, int]", files: "Optional[Iterator[Any]]" = None
+) -> "Iterator[Any]":
+    """Yield the frames that tell a client all of an ended task: output, result, files, outcome last.
+
+    `files` are those of its files, as a connection's download. A cancelled task's stay where they are.
+    """
     try:
-        for frame in _telling(directory, task, have):
+        for frame in _telling(directory, task, have, files):
             yield frame
     except (OSError, KeyError, TypeError, ValueError) as error:
         text = "left an outcome or a result that cannot be read (%s)" % error
@@ -156,7 +161,9 @@ def news(directory: str, have: "Tuple[int, int]") -> "Iterator[Tuple[int, int, b
             yield number, offset, data
 
 
-def _telling(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[bytes]":
+def _telling(
+    directory: str, task: int, have: "Tuple[int, int]", files: "Optional[Iterator[Any]]"
+) -> "Iterator[Any]":
     ended = places.read_json(os.path.join(directory, places.OUTCOME))
     if ended is None:
         raise ValueError("no outcome")
@@ -169,6 +176,8 @@ def _telling(directory: str, task: int, have: "Tuple[int, int]") -> "Iterator[by
         with os.fdopen(places.open_file(os.path.join(directory, places.RESULT)), "rb") as file:
             for data in iter(lambda: file.read(wire.MAX_BODY), b""):
                 yield wire.encode(wire.DATA, task, body=data)
+    if files is not None and ended["status"] != "cancelled":
+        yield from files
     yield wire.encode(wire.OUTCOME, task, body=_fitting(ended))
 
 

@@ -79,6 +79,14 @@ class Request:
 
         return load
 
+    def rest(self) -> BinaryIO:
+        """Return the file at what comes behind all pickled parts."""
+        spec = self.spec
+        hooks_of = [hook["parts"] for hook in (*spec["before"], *spec["after"])]
+        sizes = [spec["function_size"], *spec["args"], *(size for _, size in spec["kwargs"])]
+        self._file.seek(self._at + sum(sizes) + sum(map(sum, hooks_of)))
+        return self._file
+
     def close(self) -> None:
         """Let go of the file, which is already gone from the directory."""
         self._file.close()
@@ -94,6 +102,8 @@ def run(directory: str, spool: str, mask: int, marks: phases.Phases, board: Boar
         request = Request.at(os.path.join(directory, places.REQUEST))
         os.unlink(os.path.join(directory, places.REQUEST))
         _stand(request.spec, mask)
+        if request.spec.get("send") or request.spec.get("fetch"):
+            _stage(request, directory)
         report = _perform(request, marks, os.path.join(directory, places.RESULT), spool)
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is an outcome
         _end_if_copy(owner, error)
@@ -136,6 +146,13 @@ def _stand(spec: "Dict[str, Any]", mask: int) -> None:
         os.chdir(workdir)
     os.environ.update(spec["env"])
     os.environ["PWD"] = workdir
+
+
+def _stage(request: Request, directory: str) -> None:
+    """See to the task's files; what that takes is loaded only where there are any."""
+    from . import staging
+
+    staging.prepare(request.spec, request.rest(), directory)
 
 
 def open_streams() -> None:
@@ -323,6 +340,8 @@ def describe(error: BaseException, phase: str) -> "Dict[str, Any]":
         found = _error("RemoteEnvError", _text(error), error)
         found["module"] = error.name.split(".")[0][:200]
         return found
+    if isinstance(error, places.Unready):
+        return dict(_error("TransferError", str(error), None), files=True)
     if phase == "start":
         return _error("TransferError", _text(error), error)
     if isinstance(error, hooks.HookFailed):

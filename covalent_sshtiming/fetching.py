@@ -1,0 +1,344 @@
+"""Fetching: what a task has left in its working directory, into a directory here.
+
+Owns the judgement of what a machine sends as files: each name is checked before it is a path, has to be one
+that was asked for, and is walked to by descriptors, never through a link; no more comes than may; a file has
+its name here once it is whole and its SHA-256 is the one announced. Writing happens in a thread, one batch
+after the other, and the machine is told what is written, so that no more than a window of it waits in memory.
+Whatever goes wrong with a file costs that file, and a sentence; never the task's result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from covalent_sshtiming.errors import ProtocolError
+from covalent_sshtiming.remote import below, names, wire
+
+_SAID_MAX = 20  # sentences of one kind
+_LEFT_MAX = 1000  # files that a machine may tell of and not send
+_NAMES_CHARS = 4096  # of the names in a record
+_ROOM = wire.FILE_WINDOW + wire.FILE_COST + wire.MAX_BODY  # that may wait here to be written
+_WHY = {
+    "link": "it is a link, and none is followed",
+    "directory": "it is a directory; add /** to fetch what is in it",
+    "special": "it is no regular file",
+    "name": "its name is too long",
+    "unreadable": "it cannot be read",
+    "bytes": "with it they would be over fetch_max_bytes = {max_bytes}",
+    "files": "there are more than fetch_max_files = {max_files}",
+    "changed": "it was changed after the task's end",
+    "gone": "it was removed after the task's end",
+}
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to come, and where to.
+
+    Attributes:
+        base: the directory that everything goes below; made where there is none.
+        inner: directories below it that come first in each name, "" for none; no link there is followed.
+        patterns: what a name has to fit; None for any.
+        max_bytes: of all together.
+        max_files: how many.
+    """
+
+    base: Path
+    inner: str
+    patterns: Sequence[str] | None
+    max_bytes: int
+    max_files: int
+
+    @property
+    def directory(self) -> Path:
+        """Where the files go."""
+        return self.base / self.inner
+
+
+@dataclass
+class Brought:
+    """What has come of it: names and sizes of the files that are here, and what else there is to say."""
+
+    directory: Path
+    files: dict[str, int] = field(default_factory=dict)
+    left: list[str] = field(default_factory=list)  # a sentence for each that is told of
+    more_left: int = 0  # that are not told of
+    failed: list[str] = field(default_factory=list)
+    broken: bool = False
+    unmatched: list[str] = field(default_factory=list)
+
+    def record(self) -> dict[str, Any]:
+        """Return the record's fields."""
+        return {
+            "fetched_files": len(self.files),
+            "fetched_bytes": sum(self.files.values()),
+            "fetched_left": len(self.left) + self.more_left + len(self.failed),
+            "fetched_to": str(self.directory),
+            "fetched_names": self._names(),
+        }
+
+    def _names(self) -> str:
+        """Return the names as a JSON list, as many as a record has room for."""
+        told, size = [], 2
+        for name in self.files:
+            size += len(json.dumps(name)) + 2
+            if size > _NAMES_CHARS:
+                break
+            told.append(name)
+        return json.dumps(told)
+
+    def warnings(self, host: str, *, completed: bool) -> str:
+        """Return a line for everything that did not go as asked; a failed task need not have left all."""
+        lines = _some(f"{host}: {text}" for text in self.left)
+        if self.more_left:
+            lines.append(f"{host}: {self.more_left} more stay there.")
+        lines += _some(iter(self.failed))
+        if self.broken:
+            lines.append(f"{host}: not all files came: reading them there broke off. They stay there.")
+        if completed and not self.broken:
+            lines += [f"{host}: nothing that the task left fits fetch = {text!r}." for text in self.unmatched]
+        return "".join(f"warning: {line}\n" for line in lines)
+
+
+def _some(lines: Iterator[str]) -> list[str]:
+    every = list(lines)
+    rest = len(every) - _SAID_MAX
+    return every[:_SAID_MAX] + ([f"and {rest} more like these."] if rest > 0 else [])
+
+
+class Fetching:
+    """A task's files as they come."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.settled = 0  # how many of those that the machine tells of are done with; it goes on from there
+        self.brought = Brought(wanted.directory)
+        self._wanted = wanted
+        self._patterns = names.Patterns(wanted.patterns or ())
+        self._unmatched = set(range(len(self._patterns.texts)))
+        self._store = _Store(wanted, self.brought)
+        self._coming: _Coming | None = None
+        self._count = self._bytes = self._told = 0
+        self._ended = False
+        self._connection = 0  # which one it is; what came on another is not taken on this one
+        self._received = self._taken = 0
+        self._tell: Callable[[int], None] = lambda _: None
+        self._waiting: list[_Step] = []
+        self._writer: asyncio.Task[None] | None = None
+
+    # ---- what the machine sends
+
+    def begin(self, tell: Callable[[int], None]) -> None:
+        """Begin on a new connection, which is told by `tell` what was taken; half a file comes again."""
+        self._connection += 1
+        self._received = self._taken = 0
+        self._tell = tell
+        self._ended = self.brought.broken = False
+        if self._coming is not None:
+            self._count, self._bytes = self._count - 1, self._bytes - self._coming.size
+            self._coming = None
+            self._put("drop", 0)
+
+    def take(self, header: Mapping[str, Any], body: bytes) -> bool:
+        """Take a frame; tell whether it brought anything. Raises ProtocolError for what makes no sense."""
+        self._received += wire.file_cost(body)
+        if self._received - self._taken > _ROOM:
+            raise ProtocolError("it sends files faster than they are taken")
+        if "end" in header:
+            return self._end(header)
+        if "name" in header and not self._announced(header):
+            self._put("nothing", wire.file_cost(body))
+            return True
+        if self._coming is None:
+            raise ProtocolError("it sends bytes of no file")
+        return self._piece(self._coming, header, body)
+
+    def _end(self, header: Mapping[str, Any]) -> bool:
+        if self._ended:
+            return False
+        self._ended = True
+        self.brought.broken = header.get("broken") is True
+        more = header.get("more")
+        self.brought.more_left = more if type(more) is int and 0 <= more < 1 << 53 else 0
+        return True
+
+    def _announced(self, header: Mapping[str, Any]) -> bool:
+        """Begin a file; False if that is all there is to say of it."""
+        name, size = header["name"], header.get("size")
+        if self._coming is not None or self._ended or not isinstance(name, str):
+            raise ProtocolError("it announces a file where none can come")
+        if type(size) is not int or size < 0:
+            raise ProtocolError(f"it announces a file of no size ({name!r:.200})")
+        self._unmatched -= self._patterns.fitting(name)
+        if "left" in header:
+            self._stays(name, header)
+            return False
+        self._check(name, size)
+        self._count, self._bytes = self._count + 1, self._bytes + size
+        self._coming = _Coming(name, size, size)
+        self._put("new", 0, name)
+        return True
+
+    def _check(self, name: str, size: int) -> None:
+        wrong = names.fault(name)
+        if not wrong and self._wanted.patterns is not None and not self._patterns.fitting(name):
+            wrong = "not asked for"
+        if wrong:
+            raise ProtocolError(f"it sends a file named {name!r:.200}, which is {wrong}")
+        if self._count >= self._wanted.max_files or size > self._wanted.max_bytes - self._bytes:
+            raise ProtocolError("it sends more files than may come")
+
+    def _stays(self, name: str, header: Mapping[str, Any]) -> None:
+        """Note a file that is left there, and why."""
+        self._told += 1
+        if self._told > _LEFT_MAX:
+            raise ProtocolError("it tells of more files than there can be")
+        self.settled += 1
+        why = _WHY.get(str(header.get("left")), "it could not be sent").format_map(vars(self._wanted))
+        number = header.get("errno")
+        cause = f" ({os.strerror(number)})" if type(number) is int and 0 < number < 200 else ""
+        self.brought.left.append(f"{name!r:.300} stays there: {why}{cause}.")
+
+    def _piece(self, coming: _Coming, header: Mapping[str, Any], body: bytes) -> bool:
+        coming.left -= len(body)
+        if coming.left < 0:
+            raise ProtocolError(f"{coming.name!r:.200} is longer than it announced")
+        if "left" in header:
+            self._count, self._bytes, self._coming = self._count - 1, self._bytes - coming.size, None
+            self._put("drop", wire.file_cost(body))
+            self._stays(coming.name, header)
+            return True
+        self._put("data", wire.file_cost(body), body)
+        if "sha256" in header:
+            if coming.left:
+                raise ProtocolError(f"{coming.name!r:.200} is shorter than it announced")
+            self._put("done", 0, header["sha256"])
+            self._coming = None
+            self.settled += 1
+            return True
+        return bool(body)
+
+    # ---- writing
+
+    def _put(self, kind: str, cost: int, what: Any = None) -> None:
+        self._waiting.append(_Step(kind, what, self._connection, cost))
+        if self._writer is None or self._writer.done():
+            self._writer = asyncio.ensure_future(self._write_all())
+
+    async def _write_all(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            await asyncio.to_thread(self._store.apply, batch)
+            taken = sum(step.cost for step in batch if step.connection == self._connection)
+            if taken:
+                self._taken += taken
+                self._tell(self._taken)
+
+    async def finish(self) -> Brought:
+        """Wait until all that came is written, leave nothing half, and return what there is to say."""
+        while self._writer is not None and not self._writer.done():
+            await asyncio.shield(self._writer)
+        await asyncio.to_thread(self._store.close)
+        self.brought.unmatched = [self._patterns.texts[number] for number in sorted(self._unmatched)]
+        return self.brought
+
+
+@dataclass
+class _Coming:
+    name: str
+    size: int
+    left: int
+
+
+@dataclass(frozen=True)
+class _Step:
+    """One thing to do with the disk; `cost` is what it takes up of the window."""
+
+    kind: str
+    what: Any
+    connection: int
+    cost: int
+
+
+class _Store:
+    """The disk's side: one file after the other, in a thread."""
+
+    def __init__(self, wanted: Wanted, brought: Brought) -> None:
+        self._wanted = wanted
+        self._brought = brought
+        self._root = -1
+        self._name = ""
+        self._size = 0
+        self._file: below.NewFile | None = None
+        self._digest = hashlib.sha256()
+        self._made: set[tuple[int, int]] = set()  # what two names would both be is lost for one of them
+
+    def apply(self, steps: Sequence[_Step]) -> None:
+        """Do these steps; a file that one of them fails for is given up."""
+        for step in steps:
+            try:
+                self._do(step)
+            except OSError as error:
+                self._give_up(f"{error.strerror} (errno {error.errno})")
+            except ValueError as error:  # a name that the file system's encoding does not have
+                self._give_up(str(error))
+
+    def _do(self, step: _Step) -> None:
+        if step.kind == "new":
+            self._begin(step.what)
+        elif self._file is None or step.kind == "nothing":
+            return  # where there is none, it was given up
+        elif step.kind == "data":
+            self._digest.update(step.what)
+            self._size += len(step.what)
+            self._file.write(step.what)
+        elif step.kind == "done":
+            self._finish(self._file, step.what)
+        else:
+            self._drop()
+
+    def _begin(self, name: str) -> None:
+        self._name, self._size, self._digest = name, 0, hashlib.sha256()
+        if self._root < 0:
+            self._wanted.base.mkdir(parents=True, exist_ok=True)
+            self._root = below.top(str(self._wanted.base))
+        inner = f"{self._wanted.inner}/" if self._wanted.inner else ""
+        self._file = below.NewFile(self._root, inner + name)
+
+    def _finish(self, file: below.NewFile, digest: object) -> None:
+        if digest != self._digest.hexdigest():
+            self._give_up("its SHA-256 is not the one announced")
+            return
+        standing = file.standing()
+        if standing is not None and (standing.st_dev, standing.st_ino) in self._made:
+            self._give_up("the file system here takes its name for that of another one")
+            return
+        made = file.finish()
+        self._made.add((made.st_dev, made.st_ino))
+        self._file = None
+        self._brought.files[self._name] = self._size
+
+    def _give_up(self, why: str) -> None:
+        self._drop()
+        self._brought.failed.append(
+            f"{str(self._wanted.directory / self._name)!r:.500} was not kept here: {why}. It is still in the "
+            "task's working directory."
+        )
+
+    def _drop(self) -> None:
+        if self._file is not None:
+            self._file.abandon()
+            self._file = None
+
+    def close(self) -> None:
+        """Leave nothing half, and let the directory go."""
+        self._drop()
+        if self._root >= 0:
+            os.close(self._root)
+            self._root = -1
