@@ -48,6 +48,7 @@ class Wanted:
         patterns: what a name has to fit; None for any.
         max_bytes: of all together.
         max_files: how many.
+        mode: of the base where it is made, without what the umask takes off.
     """
 
     base: Path
@@ -55,6 +56,7 @@ class Wanted:
     patterns: Sequence[str] | None
     max_bytes: int
     max_files: int
+    mode: int = 0o777
 
     @property
     def directory(self) -> Path:
@@ -306,7 +308,7 @@ class _Store:
     def _begin(self, name: str) -> None:
         self._name, self._size, self._digest = name, 0, hashlib.sha256()
         if self._root < 0:
-            self._wanted.base.mkdir(parents=True, exist_ok=True)
+            self._wanted.base.mkdir(parents=True, exist_ok=True, mode=self._wanted.mode)
             self._root = below.top(str(self._wanted.base))
         inner = f"{self._wanted.inner}/" if self._wanted.inner else ""
         self._file = below.NewFile(self._root, inner + name)
