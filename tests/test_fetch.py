@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import signal
@@ -15,14 +16,15 @@ from typing import Any
 
 import psutil
 import pytest
-from support import direct, faults
+from support import direct, farside, faults, soaking
 from support.farside import FarSide, new_key
 from support.faults import through, until
 from support.proxy import Proxy
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
-from covalent_sshtiming.remote import wire
+from covalent_sshtiming.fetching import Fetching, Wanted
+from covalent_sshtiming.remote import leavings, wire
 
 
 @pytest.fixture
@@ -241,6 +243,13 @@ def writes_much(size: int) -> Callable[[], str]:
     return function
 
 
+async def test_large_files_take_little_memory(sshd: SSHServer, place: Path) -> None:
+    """A file of 64 MiB goes out and comes back byte for byte, and never lies in this process's memory."""
+    seen = await soaking.carries(sshd, place, 64 << 20)
+    assert [move.whole for move in seen.values()] == [True, True]
+    assert max(move.peak for move in seen.values()) < 40 << 20
+
+
 async def test_many_tasks_files_at_once(machine: direct.Machine) -> None:
     """Tasks that end at the same time all have their files, though only some are read at once there."""
     options = {"fetch": ["*.h5"], "create_unique_workdir": True, "max_parallel": 30}
@@ -359,6 +368,61 @@ def test_who_attaches_goes_on_where_it_was(place: Path) -> None:
             assert told == ["changed", "gone", "", ""]
             line.attach(key)
             assert line.outcome(key).status == "completed"  # which fails for a frame of a file
+
+
+def test_what_comes_after_its_end_is_not_the_tasks(place: Path) -> None:
+    """What somebody puts into the working directory between a task's end and its delivery does not come."""
+    key = new_key()
+    with FarSide(place / "far") as far:
+        with far.line() as line:
+            submit(line, key, writes({"a.h5": b"A"}), place / "work")
+            farside.until((far.task(key) / "started").exists, "the task to start")
+        farside.until((far.task(key) / "outcome").exists, "the task to end")
+        (place / "work" / "b.h5").write_text("somebody else's")
+        with far.line() as line:
+            line.attach(key, files=0)
+            assert [header.get("name") for header, _ in files(line)] == ["a.h5", None]
+
+
+def test_what_is_written_twice_in_a_tick_is_noticed(tmp_path: Path) -> None:
+    """A file that is written just before the task begins, and again at once, counts as changed."""
+    work = tmp_path / "work"
+    work.mkdir()
+    for number in range(30):
+        directory = tmp_path / str(number)
+        directory.mkdir()
+        (work / "a.h5").write_text("1")
+        leavings.remember(str(directory), leavings.Order(str(work), ["*.h5"], 100, 100))
+        (work / "a.h5").write_text("2")
+        assert [entry.name for entry in leavings.noted(str(directory)).entries] == ["a.h5"]
+
+
+async def test_two_names_for_one_file_here(tmp_path: Path) -> None:
+    """Where the file system here takes two names for one, as some do with upper case, the first one stays."""
+    fetching = Fetching(Wanted(tmp_path, "node_1", None, 100, 100))
+    fetching.begin(lambda _: None)
+    for content in (b"first", b"second"):  # the same name twice, which is all that such a system sees
+        about = {"name": "a.h5", "size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        fetching.take(about, content)
+    brought = await fetching.finish()
+    assert below(tmp_path) == {"node_1/a.h5": b"first"}
+    assert brought.warnings("far", completed=True) == (
+        f"warning: '{tmp_path}/node_1/a.h5' was not kept here: the file system here takes its name for that of "
+        "another one. It is still in the task's working directory.\n"
+    )
+    assert brought.record()["fetched_left"] == 1
+
+
+async def test_what_is_faster_than_the_disk_is_refused(tmp_path: Path) -> None:
+    """Who sends on without waiting for what was taken is cut off before it fills the memory."""
+    fetching = Fetching(Wanted(tmp_path, "", None, 1 << 40, 100))
+    fetching.begin(lambda _: None)
+    fetching.take({"name": "a.h5", "size": 1 << 40}, b"")
+    with pytest.raises(errors.ProtocolError, match="faster than they are taken"):
+        for _ in range(1 + (wire.FILE_WINDOW >> 16)):
+            fetching.take({}, bytes(1 << 16))
+    await fetching.finish()
+    assert below(tmp_path) == {}
 
 
 def submit(line: Any, key: str, function: Callable[[], Any], work: Path) -> None:
