@@ -230,6 +230,9 @@ async def test_a_large_file_holds_nobody_up(sshd: SSHServer, place: Path) -> Non
         assert (ran.value, machine.host.connections) == ("done", 1)
         assert (home(machine, 3) / "a.h5").stat().st_size == 24 << 20
         assert ended > 5
+        (record,) = [one for one in machine.records() if one["fetched_files"] == 1]
+        assert record["phase_fetch_wall_s"] > 1 > record["phase_download_wall_s"]
+        assert record["cpu_s"] < 0.1
 
 
 def writes_much(size: int) -> Callable[[], str]:
@@ -384,17 +387,40 @@ def test_what_comes_after_its_end_is_not_the_tasks(place: Path) -> None:
             assert [header.get("name") for header, _ in files(line)] == ["a.h5", None]
 
 
-def test_what_is_written_twice_in_a_tick_is_noticed(tmp_path: Path) -> None:
-    """A file that is written just before the task begins, and again at once, counts as changed."""
-    work = tmp_path / "work"
-    work.mkdir()
-    for number in range(30):
-        directory = tmp_path / str(number)
-        directory.mkdir()
-        (work / "a.h5").write_text("1")
-        leavings.remember(str(directory), leavings.Order(str(work), ["*.h5"], 100, 100))
-        (work / "a.h5").write_text("2")
-        assert [entry.name for entry in leavings.noted(str(directory)).entries] == ["a.h5"]
+def test_what_was_written_a_moment_before_counts_as_the_tasks(tmp_path: Path) -> None:
+    """A file that is written within a tick of its clock before the task may be written again unnoticed."""
+    (tmp_path / "old.h5").touch()
+    os.utime(tmp_path / "old.h5", (1e9, 1e9))
+    (tmp_path / "new.h5").touch()
+    directory = noted_in(tmp_path)
+    assert [entry.name for entry in leavings.noted(directory).entries] == ["new.h5"]
+
+
+def noted_in(work: Path) -> str:
+    """Have a task begin in a directory, and return its own."""
+    directory = work / "task"
+    directory.mkdir()
+    leavings.remember(str(directory), leavings.Order(str(work), ["*.h5"], 1 << 20, 100))
+    return str(directory)
+
+
+@pytest.mark.parametrize("how", ["rewritten", "shorter", "longer", "replaced"])
+def test_what_changes_while_it_is_read_is_left(tmp_path: Path, how: str) -> None:
+    """A file that somebody changes while it is on its way is told of as changed, and never passed as whole."""
+    path, size = tmp_path / "a.h5", 3 * leavings.PIECE
+    path.write_bytes(b"1" * size)
+    told = leavings.told(noted_in(tmp_path), 0)
+    header, body = next(told)
+    assert (header, body) == ({"name": "a.h5", "size": size}, b"1" * leavings.PIECE)
+    if how == "replaced":
+        path.unlink()
+    path.write_bytes(b"2" * {"shorter": 5, "longer": 2 * size}.get(how, size))
+    rest = list(told)
+    assert rest[-1] == ({"end": True, "more": 0}, b"")
+    if how == "replaced":  # the one that it had open is still what it was
+        assert "sha256" in rest[-2][0]
+    else:
+        assert rest[-2] == ({"left": "changed"}, b"")
 
 
 async def test_two_names_for_one_file_here(tmp_path: Path) -> None:
@@ -407,8 +433,8 @@ async def test_two_names_for_one_file_here(tmp_path: Path) -> None:
     brought = await fetching.finish()
     assert below(tmp_path) == {"node_1/a.h5": b"first"}
     assert brought.warnings("far", completed=True) == (
-        f"warning: '{tmp_path}/node_1/a.h5' was not kept here: the file system here takes its name for that of "
-        "another one. It is still in the task's working directory.\n"
+        f"warning: '{tmp_path}/node_1/a.h5' was not kept here: the file system here takes its name for "
+        "that of another one. It is still in the task's working directory.\n"
     )
     assert brought.record()["fetched_left"] == 1
 
