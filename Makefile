@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint smoke accuracy bench bench-quick fuzz soak audit clean sshd browser gnu-time
+.PHONY: help demo test lint smoke accuracy bench bench-quick fuzz soak audit clean sshd modules browser gnu-time
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
@@ -23,7 +23,7 @@ help:
 demo: $(VENV)/.installed
 	@$(BIN)/covalent-sshtiming demo $(DEMO_ARGS)
 
-test: $(VENV)/.installed-dev sshd browser
+test: $(VENV)/.installed-dev sshd modules browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -39,8 +39,8 @@ lint: $(VENV)/.installed-dev
 # whether any of it failed.
 accuracy: $(VENV)/.installed-dev sshd gnu-time
 	@failed=; \
-	$(BIN)/pytest -m "" tests/test_measuring.py tests/test_accuracy.py tests/test_log.py::test_eight_processes_lose_no_record \
-		$(PYTEST_ARGS) || failed="$$failed oracles"; \
+	$(BIN)/pytest -m "" tests/test_measuring.py tests/test_interval.py tests/test_accuracy.py \
+		tests/test_log.py::test_eight_processes_lose_no_record $(PYTEST_ARGS) || failed="$$failed oracles"; \
 	export PYTHONPATH=tests; \
 	$(BIN)/python -m benchmarks.accuracy --json build/accuracy.json $(ACCURACY_ARGS) || failed="$$failed accuracy"; \
 	$(BIN)/python -m benchmarks.metering --json build/metering.json || failed="$$failed metering"; \
@@ -74,7 +74,7 @@ fuzz: $(VENV)/.installed-dev
 # The oldest version of each of our own requirements that names one, to pip-audit, which lives in an environment of its own.
 audit:
 	@mkdir -p build
-	@sed -n '/^dependencies/,/^\]/ s/^ *"\([a-z]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' pyproject.toml > build/oldest.txt
+	@sed -n '/^dependencies/,/^\]/ s/^ *"\([a-z0-9-]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' pyproject.toml > build/oldest.txt
 	@test -x build/audit/bin/pip-audit || { python3 -m venv build/audit && build/audit/bin/pip install -q pip-audit; }
 	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r build/oldest.txt
 
@@ -156,6 +156,21 @@ sshd:
 	fi; \
 	echo "OpenSSH's sshd was not found: the tests against it are left out." >&2; \
 	echo "  Debian or Ubuntu: sudo apt-get install openssh-server" >&2
+
+# Makes sure of environment modules where it can, and otherwise says which tests will be left out. Lmod would do too.
+modules:
+	@for name in modules.sh lmod.sh z00_lmod.sh; do if [ -e /etc/profile.d/$$name ]; then exit 0; fi; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing environment-modules for the tests"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install -y --no-install-recommends environment-modules >/dev/null; \
+	fi; \
+	if [ -e /etc/profile.d/modules.sh ]; then exit 0; fi; \
+	if [ "$$SSHTIMING_REQUIRE_MODULES" = 1 ]; then \
+		echo "There are no environment modules, and SSHTIMING_REQUIRE_MODULES=1 asks for them." >&2; exit 1; \
+	fi; \
+	echo "No environment modules were found: the tests of them are left out." >&2; \
+	echo "  Debian or Ubuntu: sudo apt-get install environment-modules" >&2
 
 # Makes sure of a Chromium for the report's tests where it can, and otherwise says which tests will be left out.
 browser:

@@ -24,6 +24,8 @@ from benchmarks.tables import in_columns
 SECONDS, MEGABYTES = 2.0, 300.0
 VERBS: dict[str, tuple[str, ...]] = {
     "log": ("log",),
+    "log -n 0": ("log", "-n", "0"),
+    "log -n 0 --json": ("log", "-n", "0", "--json"),
     "log --sort": ("log", "--sort", "cpu_s", "-n", "50", "--json"),
     "show": ("show", f"{12345:032x}"),
     "stats": ("stats",),
@@ -33,7 +35,7 @@ VERBS: dict[str, tuple[str, ...]] = {
     "export csv": ("export", "-o", "out.csv"),
     "export parquet": ("export", "-o", "out.parquet"),
     "export trace": ("export", "-o", "out.json"),
-    "rotate": ("rotate",),
+    "rotate --gzip": ("rotate", "--gzip"),
 }
 
 
@@ -72,7 +74,7 @@ def measure(log: Path, rounds: int) -> list[Cost]:
     """Run each verb some times on a log."""
     found = []
     for verb, arguments in VERBS.items():
-        costs = [_once(verb, arguments, log) for _ in range(1 if verb == "rotate" else rounds)]
+        costs = [_once(verb, arguments, log) for _ in range(1 if arguments[0] == "rotate" else rounds)]
         best = min(costs, key=lambda cost: cost.wall_s)
         found.append(Cost(verb, best.wall_s, best.cpu_s, max(cost.peak_mb for cost in costs)))
     return found

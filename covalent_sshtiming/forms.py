@@ -15,11 +15,14 @@ from covalent_sshtiming.remote import names
 
 # What a ProxyCommand or a `Match exec` in an ssh configuration would hand to a shell with the name.
 _SHELL = "'`\"$\\\\;&<>|(){}*?#!~"
+# With these a name would be several, or another one's, in the known_hosts line that `accept-new` writes.
+_LISTS = r",\[\]"
 
 
 def host_name(value: str) -> str:
     """Check a name, address or alias of a machine."""
-    if not re.fullmatch(rf"[^\s@/{_SHELL}-][^\s@/{_SHELL}]*", value) or not value.isprintable():
+    wrong = rf"\s@/{_SHELL}{_LISTS}"
+    if not re.fullmatch(rf"[^{wrong}-][^{wrong}]*", value) or not value.isprintable():
         raise ValueError("write a name, an address or an alias of ~/.ssh/config; a user goes into username")
     return value
 
@@ -74,6 +77,13 @@ def variable(value: str) -> str:
     """Check the name of an environment variable, where somebody might write its value."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
         raise ValueError("write the name of an environment variable of the server's, not the secret itself")
+    return value
+
+
+def conda_environment(value: str) -> str:
+    """Check the name or path of a conda environment, which conda puts into a script for a shell."""
+    if not re.fullmatch(r"[\w./~][\w./~@%+=,: -]*", value):
+        raise ValueError("write a name or a path: letters, digits, spaces and ./~@%+=,:_- with no - in front")
     return value
 
 

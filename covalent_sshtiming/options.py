@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from covalent_sshtiming.forms import (
     agent_socket,
+    conda_environment,
     file_pattern,
     host_name,
     jump_hosts,
@@ -142,7 +143,11 @@ class Settings:
     timing_filepath: str = _row(
         None, "Timing log on the dispatcher's machine; else in its data directory", check=local_path
     )
-    python_path: str = _row("", "Python there; else one of the electron's version is looked for")
+    python_path: str = _row("", "Python there, a path or a command; else one is looked for, see below")
+    conda_env: str = _row("", "Conda environment there to activate, by name or path", check=conda_environment)
+    setup_commands: Sequence[str] = _row(
+        None, "Shell lines to run there before Python starts, see below", secret=True
+    )
     remote_cache: str = _row("", "Where this package is kept there; else `~/.cache/covalent-sshtiming`")
     remote_spool: str = _row("", "Node-local place for socket, locks and tasks; else the machine chooses")
     remote_workdir: str = _row("covalent-workdir", "Working directory, relative to the home directory there")
@@ -206,7 +211,6 @@ FOREIGN = [
         ssh_only=True,
     ),
     Option("retries", int, 0, "Not in this version: a task runs once", refused=True),
-    Option("conda_env", str, "", "Not in this version: set python_path to its Python", refused=True),
 ]
 OPTIONS: dict[str, Option] = {
     row.name: Option(row.name, _KINDS[re.split(r"\W", str(row.type))[0]], **row.metadata) for row in _ROWS

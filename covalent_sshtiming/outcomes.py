@@ -6,6 +6,8 @@ figures only ever passed on to `TimingRecord`, which checks each one's type.
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from functools import cache
@@ -17,6 +19,8 @@ from covalent_sshtiming.host.task import Outcome
 
 _TEXT_MAX = 4096
 _TRACEBACK_MAX = 20_000
+_WORD_MAX = 80
+_NO_WORDS = "for a reason that it did not tell"
 _ENDS = ("completed", "failed", "cancelled", "killed", "timeout", "lost")  # what a record's status can be
 _TASK_ERRORS: dict[str, type[errors.TaskError]] = {
     kind.__name__: kind
@@ -46,8 +50,8 @@ class StartedTransferError(errors.TaskError, errors.TransferError):
 
 
 def clean(value: object, limit: int = _TEXT_MAX) -> str:
-    """Return remote text fit for a terminal: capped, and control characters taken out."""
-    text = str(value)[:limit]
+    """Return remote text fit for a terminal: capped, without control characters; "" for what is none."""
+    text = value[:limit] if isinstance(value, str) else ""  # a list may be too deep to be written out
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 
@@ -57,15 +61,15 @@ def error_of(outcome: Outcome, host: str, function: str) -> errors.TaskError | N
         return None
     told = outcome.ended.get("error")
     told = told if isinstance(told, Mapping) else {}
-    kind, text = str(told.get("class")), clean(told.get("text"))
-    trace = clean(told.get("traceback") or "", _TRACEBACK_MAX)
+    kind, phase = clean(told.get("class"), _WORD_MAX), clean(told.get("phase"), _WORD_MAX)
+    text, trace = clean(told.get("text")) or _NO_WORDS, clean(told.get("traceback"), _TRACEBACK_MAX)
     if kind == "RemoteEnvError":
         return StartedEnvError(_missing(outcome, host, function, told, text), trace)
     if kind == "TransferError" and told.get("files"):
         return StartedTransferError(
             f"{host}: {function} could not begin: {text}. Make room there, or correct its permissions.", trace
         )
-    if kind == "TransferError" and told.get("phase") == "start":
+    if kind == "TransferError" and phase == "start":
         return StartedTransferError(
             f"{host}: {function} could not begin: {text}. Correct remote_workdir.", trace
         )
@@ -73,9 +77,7 @@ def error_of(outcome: Outcome, host: str, function: str) -> errors.TaskError | N
         return StartedTransferError(
             f"{host}: {function}: {text}. Make room there, or correct its permissions.", trace
         )
-    hook = {"before": "a call_before hook of ", "after": "a call_after hook of "}.get(
-        str(told.get("phase")), ""
-    )
+    hook = {"before": "a call_before hook of ", "after": "a call_after hook of "}.get(phase, "")
     if told.get("hook"):  # DepsPip and DepsBash name themselves, and leave no traceback
         return errors.TaskFailed(
             f"{host}: {function}: {text.rstrip('.')}. Correct it, or the machine.", trace
@@ -91,10 +93,10 @@ def error_of(outcome: Outcome, host: str, function: str) -> errors.TaskError | N
 
 def _missing(outcome: Outcome, host: str, function: str, told: Mapping[str, Any], text: str) -> str:
     """Say how to bring a missing module to the machine."""
-    module = clean(told.get("module") or "", 100)
-    if not module:
+    module = clean(told.get("module"), 100)
+    if not re.fullmatch(r"[\w.]+", module):  # what is typed by hand is not for a machine to word
         return f"{host}: {function}: {text}."
-    python = clean(outcome.machine.get("executable") or "python3", 300)
+    python = shlex.quote(clean(outcome.machine.get("executable"), 300) or "python3")
     start = f"{host}: {function} needs the module {module!r}, which {python} there does not have"
     if module in ("covalent", "furl"):
         return (
@@ -120,6 +122,7 @@ def record_of(outcome: Outcome, error: errors.SSHTimingError | None) -> dict[str
     ended, machine = outcome.ended, outcome.machine
     told = ended.get("record")
     figures = dict(told) if isinstance(told, Mapping) else {}
+    figures.pop("schema", None)  # which one a record has is ours to say
     names = ("hostname", "username", "os", "kernel", "cpu_model")
     return {
         **figures,
@@ -142,8 +145,8 @@ def record_of(outcome: Outcome, error: errors.SSHTimingError | None) -> dict[str
 
 
 def _status(told: object, error: errors.SSHTimingError | None) -> str:
-    known = str(told) in _ENDS and not (told == "completed" and error is not None)
-    return str(told) if known else "failed"
+    status = clean(told, _WORD_MAX)
+    return status if status in _ENDS and not (status == "completed" and error is not None) else "failed"
 
 
 def _name_of(error: errors.SSHTimingError | None) -> str | None:

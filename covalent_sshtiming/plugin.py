@@ -245,6 +245,8 @@ class _Run:
         """Bring result and record to safety, then let the far side forget the task."""
         error = outcomes.error_of(outcome, self.settings.host_label, self.call.name)
         self.executor.tell(outcome.stdout, outcome.stderr.decode("utf-8", "replace"))
+        if outcome.doubt:
+            self.say(f"warning: {outcome.doubt}\n")
         result = None
         if error is None and outcome.ended.get("status") == "completed":
             try:

@@ -53,7 +53,9 @@ def target_of(found: Settings, python: str, *, local: bool) -> Target:
         host_key_policy=found.host_key_policy,
         known_hosts_file=found.known_hosts_file,
         transport=found.transport,
-        python_path=found.python_path or (_own_python(python) if local else ""),
+        python_path=found.python_path or (_own_python(found, python) if local else ""),
+        conda_env=found.conda_env,
+        setup=tuple(found.setup_commands),
         cache=found.remote_cache,
         spool=found.remote_spool,
         connect_timeout=found.connect_timeout,
@@ -64,9 +66,13 @@ def target_of(found: Settings, python: str, *, local: bool) -> Target:
     )
 
 
-def _own_python(minor: str) -> str:
-    """Return this process's interpreter if it is of that minor version; "" leaves it to a search."""
-    return sys.executable if minor == "{}.{}".format(*sys.version_info) else ""
+def _own_python(found: Settings, minor: str) -> str:
+    """Return this process's interpreter if it is of that minor version; "" leaves it to a search.
+
+    Who makes an environment means its Python and not ours.
+    """
+    made = found.conda_env or found.setup_commands
+    return sys.executable if minor == "{}.{}".format(*sys.version_info) and not made else ""
 
 
 def request_of(

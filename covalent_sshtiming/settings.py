@@ -40,7 +40,17 @@ from covalent_sshtiming.options import (
 
 LOCALHOST = "localhost"
 # What belongs to a machine and not to a task: where a task runs here instead, these are this machine's.
-_MACHINE = ("hostname", "python_path", "remote_cache", "remote_spool", "remote_workdir", "max_parallel")
+_MACHINE = (
+    "hostname",
+    "python_path",
+    "conda_env",
+    "setup_commands",
+    "remote_cache",
+    "remote_spool",
+    "remote_workdir",
+    "max_parallel",
+)
+_SETUP_MAX = 4096  # bytes of all set-up commands, which travel in the command line
 
 _log = logging.getLogger(__name__)
 
@@ -171,12 +181,23 @@ def _values(layers: Sequence[_Layer]) -> dict[str, Any]:
     )
     for name in ("send", "fetch"):
         values[name] = tuple(values[name] or ())
+    values["setup_commands"] = _checked_setup(values["setup_commands"] or ())
     values["timing_filepath"] = values["timing_filepath"] or str(default_timing_log())
     if not values["retry_connect"]:
         values["max_connection_attempts"] = 1
     if values["time_limit"] is not None and values["time_limit"] <= 0:
         values["time_limit"] = None
     return values
+
+
+def _checked_setup(commands: Sequence[str]) -> tuple[str, ...]:
+    size = sum(len(command.encode()) for command in commands)
+    if size > _SETUP_MAX:
+        raise ConfigError(
+            f"setup_commands are {size} bytes together, {_SETUP_MAX} is the most; put them into a file on "
+            "that machine, and `source` it."
+        )
+    return tuple(commands)
 
 
 def run_here(found: Settings, section: Mapping[str, Any]) -> Settings:
@@ -208,11 +229,25 @@ def _check_secrets(given: _Layer, values: Mapping[str, Any]) -> None:
                 f'{name} cannot be used with transport = "openssh", because ssh takes no secret from us; '
                 "load the key into a key agent, or remove transport."
             )
-    if (values["password_env"] or values["password_file"]) and values["host_key_policy"] == "off":
+    if values["password_env"] or values["password_file"]:
+        _check_password(given, values["host_key_policy"])
+
+
+def _check_password(given: _Layer, policy: str) -> None:
+    """Refuse what would let another machine than the right one have the password."""
+    if policy == "off":
         raise ConfigError(
             'a password is not sent to a machine that host_key_policy = "off" leaves unchecked; set '
             'host_key_policy to "strict" or "accept-new".'
         )
+    # With strict the keys on record decide; with accept-new whoever is met first under a name.
+    deciding = ["known_hosts_file"]
+    if policy != "strict":
+        deciding += ["host_key_policy", "proxy_jump", "port"]
+    for name in deciding:
+        if OPTIONS[name].is_set(given.values.get(name)):
+            wrong = "decides which machine is handed the password of covalent.conf"
+            raise _refusal(name, given.where, wrong, "move it there")
 
 
 def _own_arguments(

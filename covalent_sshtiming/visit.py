@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from covalent_sshtiming import outcomes, settings
-from covalent_sshtiming.errors import ConfigError, TaskError
+from covalent_sshtiming.errors import ConfigError, TaskDied, TaskError
 from covalent_sshtiming.fetching import Fetching, Wanted
 from covalent_sshtiming.host import pool
 from covalent_sshtiming.host.host import Host
@@ -123,8 +123,7 @@ class Visit:
 
     async def jobs(self) -> list[Job]:
         """Return the tasks that are there, oldest first; raises one of our errors."""
-        told = await self._host.jobs()
-        found = [job for job in map(job_of, told) if job is not None]
+        found = await self._host.jobs(job_of)
         return sorted(found, key=lambda job: -(job.age_s or 0.0))
 
     async def fetch(self, job: Job) -> Brought:
@@ -181,11 +180,17 @@ class Visit:
         }
 
     async def kill(self, job: Job) -> str:
-        """End a task and wait until nothing of it runs; return its status."""
+        """End a task and wait until nothing of it runs; return its status.
+
+        Raises:
+            TaskDied: if its machine does not end it.
+        """
         ending = asyncio.ensure_future(self._host.attach(job.key, Nowhere()))
         await asyncio.sleep(0)
         self._host.cancel(job.key)
         outcome = await ending
+        if outcome.doubt:
+            raise TaskDied(outcome.doubt)
         return outcomes.clean(outcome.ended.get("status"), 20)
 
     async def forget(self, chosen: Sequence[Job]) -> None:

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,27 @@ def test_a_new_agent_finds_what_waits_without_being_asked(far: FarSide, tmp_path
         far.kill_agent()
     with far.line(client=new_key()):
         until((far.task(second) / "outcome").exists, "the waiting task to end")
+    assert len(runs(tmp_path / "second")) == 1
+
+
+def test_a_waiting_task_goes_to_no_other_environment(far: FarSide, tmp_path: Path) -> None:
+    """An agent with another set-up leaves a waiting request to one that has its own."""
+    own, (first, second) = far.target, (new_key(), new_key())
+    with far.line() as line:
+        line.submit(first, noting(tmp_path / "first", 0.5), max_parallel=1)
+        line.submit(second, noting(tmp_path / "second"), max_parallel=1)
+        far.started(first)
+        far.kill_agent()
+    far.target = replace(own, setup=("export OTHER=1",))
+    with far.line(client=new_key()) as line:
+        line.attach(second)
+        until((far.task(first) / "outcome").exists, "the first task to end")
+        time.sleep(0.3)  # three looks at a queue, if it were in one
+        assert not (far.task(second) / "started").exists()
+    far.target = own
+    with far.line() as line:
+        line.attach(second)
+        assert line.outcome().value == 42
     assert len(runs(tmp_path / "second")) == 1
 
 

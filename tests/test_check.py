@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +20,8 @@ import pytest
 import toml
 from click.testing import CliRunner
 from conftest import remote_environment, require_sshd
-from support import direct
+from support import direct, readme
+from support.condas import fake_conda, make_environment
 from support.interpreters import require_interpreter
 from support.keys import make_key
 from support.login import authorize
@@ -30,6 +34,7 @@ from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.processes import free_port
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.host.bootstrap import NOISE_MAX
+from covalent_sshtiming.host.environment import Said
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.target import Target
 
@@ -257,6 +262,30 @@ def test_a_jump_host_is_on_the_way(box: Near, gate: SSHServer) -> None:
     assert text.startswith("gpubox: jump host 127.0.0.1: port ")
 
 
+def test_the_readme_shows_what_is_printed(box: Near) -> None:
+    """The README's check of a machine without the Python that is asked for is as printed."""
+    words = readme.typed("covalent-sshtiming check gpubox")
+    ran = box.check(*words[3:])
+    assert (ran.err, ran.code) == ("", 1)
+    out = ran.out.replace(str(box.server.key_file), "/home/ada/.ssh/id_ed25519")
+    out = out.replace(str(box.home), "/home/ada").replace(f" {box.server.username}@", " ada@")
+    assert readme.shape(out) == readme.shape(readme.shown(" ".join(words))).replace(
+        "Python 3.11", f"Python {OWN}"
+    )
+
+
+def test_forms_for_programs(box: Near) -> None:
+    """--csv has what --json has; only one of them at a time."""
+    options = ("-o", f"port={free_port('127.0.0.1')}")
+    (rows, objects) = (box.check_here(form, *options, "gpubox").out for form in ("--csv", "--json"))
+    steps = list(csv.DictReader(io.StringIO(rows)))
+    assert [(one["step"], one["error"]) for one in steps] == [
+        (one["step"], one["error"] or "") for one in json.loads(objects)
+    ]
+    assert {one["ok"] for one in steps} == {"true", "false", ""}
+    assert box.check_here("--csv", "--json", "gpubox").code == 2
+
+
 # ---- broken machines
 
 
@@ -381,6 +410,28 @@ def test_no_python(shell: Near) -> None:
     assert "python_path '/no/such/python' cannot be run there" in text
 
 
+def test_an_environment(box: Near) -> None:
+    """A set-up is a step of its own: it says what was done, how long it took, or what failed and why."""
+    root = box.home / "conda"
+    program, prefix = fake_conda(root), make_environment(root, "science")
+    setup = f'setup_commands=["echo Hello >&2", "export CONDA_EXE={program}; sleep 0.2"]'
+    code, steps = box.steps(setup, f"conda_env={prefix}")
+    assert code == 0
+    shell, environment, python = (steps[STEPS.index(name)] for name in ("shell", "environment", "python"))
+    assert shell["detail"] == "prints nothing of its own"
+    assert environment["detail"] == f"2 set-up commands, conda_env {prefix}, by {program}"
+    assert environment["seconds"] > 0.2
+    assert python["detail"] == f"of conda_env {prefix}"
+    step, error, text = box.failure('setup_commands=["true"]', "python_path=/no/such/python")
+    assert (step, error) == ("python", "RemoteEnvError")
+    step, error, text = box.failure('setup_commands=["true", "echo no licence; false"]')
+    assert (step, error) == ("environment", "RemoteEnvError")
+    assert "set-up command 'echo no licence; false' ended with status 1 (it printed: no licence)." in text
+    step, error, text = box.failure("conda_env=nowhere")
+    assert (step, error) == ("environment", "RemoteEnvError")
+    assert "conda_env 'nowhere' cannot be activated" in text
+
+
 def test_a_python_that_is_none(box: Near) -> None:
     """A program that is no Python fails there with its own words, and none of the check's among them."""
     program = box.home / "python"
@@ -397,7 +448,7 @@ def test_a_python_of_another_version(box: Near) -> None:
     step, error, text = box.failure(f"python_path={other}")
     assert (step, error) == ("version", "RemoteEnvError")
     assert f"this electron was pickled by Python {OWN}, and " in text
-    assert f"Install Python {OWN} there, or set python_path to one." in text
+    assert f"There is {shutil.which(f'python{OWN}', path=remote_environment()['PATH'])} too: set " in text
     old = require_interpreter("3.6")
     step, _, text = box.failure(f"python_path={old}")
     assert step == "version"
@@ -464,6 +515,7 @@ class Heard:
 
     def __init__(self) -> None:
         self.data = b""
+        self.said = Said()
 
     def received(self, data: bytes) -> None:
         """Keep stdout."""

@@ -94,11 +94,24 @@ async def test_stored_archive_is_the_files_byte_for_byte(sshd: SSHServer, place:
     assert {path.stat().st_mode & 0o077 for path in stored.rglob("*")} == {0}
 
 
+async def test_a_cache_behind_a_link_is_left_where_it_led(sshd: SSHServer, place: Path) -> None:
+    """What is run lies where the link led when its owner was checked, wherever it may lead after that."""
+    (place / "real").mkdir()
+    (place / "link").symlink_to(place / "real")
+    async with direct.machine(sshd, place, remote_cache=str(place / "link")) as machine:
+        ran = await machine.run(lambda: __import__("covalent_sshtiming_remote").__file__)
+    assert Path(ran.value).is_relative_to(place / "real")
+
+
 @pytest.mark.parametrize("python_path", ["", "/opt/python 3/bin/python3"])
-def test_exec_command_fits_into_any_shell(python_path: str) -> None:
+@pytest.mark.parametrize("setup", [(), ("x" * 4096,), ("module load x", "echo 'a b' \"$HOME\" \\ é!\t")])
+def test_exec_command_fits_into_any_shell(python_path: str, setup: tuple[str, ...]) -> None:
     """The exec command is one printable line of under 16 kB, without the `!` that shells of old expand."""
     long = "/" + "d" * 1000
-    target = Target("label", "host", OWN, python_path=python_path, cache=long, spool=long)
+    env = "science" if setup else ""
+    target = Target(
+        "l", "host", OWN, python_path=python_path, conda_env=env, setup=setup, cache=long, spool=long
+    )
     line = command(target, "f" * 24)
     assert len(line) < 16_000
     assert line.isascii()

@@ -49,6 +49,21 @@ def test_the_interval_covers_the_truth() -> None:
     assert 0.91 * 300 <= covered <= 300
 
 
+@pytest.mark.parametrize(("part", "count"), [(0.5, 6), (0.05, 20), (0.9, 10), (0.95, 20), (0.99, 100)])
+def test_a_quantile_far_out_wants_more_tasks(part: float, count: int) -> None:
+    """With too few tasks for its quantile no interval is given; with just enough it covers the truth."""
+    assert change.enough(part) == count
+    few = {"f": times(1.0, count - 1, 1)}
+    assert [one.verdict for one in change.changes(few, few, [part])] == ["too few"]
+    covered = 0
+    for seed in range(150):
+        a, b = times(1.0, count, seed), times(1.0, count, seed + 5000)
+        found = change.interval(a, b, part, 300, seed="s")
+        assert found is not None
+        covered += found[0] <= 0 <= found[1]
+    assert covered >= 0.87 * 150
+
+
 def test_changes_are_told_from_chance() -> None:
     """Half as much again is `more`, the other way `less`, the same is neither, five tasks are too few."""
     a = {"slower": times(1.0, 60, 1), "faster": times(1.5, 60, 2), "same": times(1.0, 60, 3)}

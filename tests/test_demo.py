@@ -19,6 +19,7 @@ import click
 import psutil
 import pytest
 from conftest import require_sshd
+from support import readme
 from support.clients import dispatch_script
 from support.leftovers import describe, marked
 from support.proxy import Proxy
@@ -29,6 +30,7 @@ from covalent_sshtiming.demo.run import parse_host
 from covalent_sshtiming.demo.sshserver import Kind, SSHServer, ssh_server, sshd_config
 
 WAIT_S = 30
+LAST = "Stopping everything that was started\n"
 
 
 @dataclass
@@ -44,10 +46,11 @@ class Demo:
         keep = {name: value for name, value in os.environ.items() if not name.startswith(("XDG_", "SSH_"))}
         return subprocess.Popen(
             [sys.executable, "-m", "covalent_sshtiming", "demo", *arguments],
-            env={**keep, "HOME": str(self.home), "TMPDIR": str(self.tmp), "DEMO_TEST": self.token},
+            env={**keep, "HOME": str(self.home), "TMPDIR": str(self.tmp), "DEMO_TEST": self.token}
+            | {"PYTHONUTF8": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
         )
 
     def running(self) -> list[psutil.Process]:
@@ -74,8 +77,14 @@ def demo(short_tmp: Path) -> Iterator[Demo]:
         process.kill()
 
 
+def in_general(text: str) -> str:
+    """Return what the demo says without what is another each time."""
+    text = re.sub(r"\S*/sshtiming-demo-\w+", "DIR", text)
+    return readme.shape(re.sub("openssh|embedded", "KIND", text))
+
+
 def test_the_demo_shows_result_log_and_times_and_leaves_nothing(demo: Demo) -> None:
-    """The demo prints e, one sentence of the log and the phases; no process and no file stays."""
+    """The demo prints e, one sentence of the log and the phases, as the README has it; nothing stays."""
     process = demo.start()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
@@ -84,6 +93,9 @@ def test_the_demo_shows_result_log_and_times_and_leaves_nothing(demo: Demo) -> N
     assert math.isclose(float(result[1]), math.e, abs_tol=1e-5)
     assert len(re.findall(r"(?m)^Node 0 in dispatch \S+ took \S+s of CPU time\.$", out)) == 1
     assert re.search(r"call\W+the function itself", out)
+    assert in_general(f"{err.removesuffix(LAST)}{out}{LAST}") == in_general(
+        readme.shown("covalent-sshtiming demo")
+    )
     assert demo.left_running() == []
     assert list(demo.home.iterdir()) == []
     assert list(demo.tmp.iterdir()) == []

@@ -10,13 +10,14 @@ import os
 import subprocess
 import sys
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support import timings
-from support.verbs import run_verb
+from support.verbs import Ran, environment, run_verb
 
 from covalent_sshtiming.timing import separated
 from covalent_sshtiming.timing.record import FIELDS, TimingRecord
@@ -133,6 +134,40 @@ def test_a_file_is_whole_or_as_it_was(home: Path, tmp_path: Path) -> None:
     ran = run_verb("export", "-o", "no/where.csv", str(home / "log.jsonl"), home=tmp_path)
     assert ran.code == 1
     assert "no/where.csv cannot be written: No such file or directory." in ran.err
+
+
+@pytest.mark.parametrize("verb", [("export", "--format", "csv"), ("report",)], ids=lambda verb: verb[0])
+def test_what_is_there_and_no_file_stays(home: Path, tmp_path: Path, verb: tuple[str, ...]) -> None:
+    """A named pipe is written to and not replaced, a link is followed, and - is stdout."""
+    log = str(home / "log.jsonl")
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    link.symlink_to("target")
+    with ThreadPoolExecutor() as threads:
+        came = threads.submit(pipe.read_bytes)
+        ran = run_verb(*verb, "-o", "pipe", log, home=tmp_path)
+        assert (ran.out, ran.err, ran.code) == ("", "pipe: 1900 tasks.\n", 0)
+        text = came.result(10).decode()
+    assert pipe.is_fifo()
+    assert run_verb(*verb, "-o", "link", log, home=tmp_path).code == 0
+    assert link.is_symlink()
+    assert target.read_text() == text
+    assert run_verb(*verb, "-o", "-", log, home=tmp_path) == Ran(text, "", 0)
+    assert not (tmp_path / "-").exists()
+
+
+@pytest.mark.parametrize("verb", ["log", "stats --json", "show 74b88fbe", "export", "report -o -"])
+def test_a_stdout_without_room_is_said(home: Path, verb: str) -> None:
+    """A full disk behind stdout is exit 1 and a sentence."""
+    command = [sys.executable, "-m", "covalent_sshtiming", *verb.split(), "log.jsonl"]
+    with Path("/dev/full").open("wb") as full:
+        ran = subprocess.run(
+            command, env=environment(home), cwd=home, stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert (ran.stderr, ran.returncode) == (
+        b"Error: the output cannot be written: No space left on device.\n",
+        1,
+    )
 
 
 def test_the_form_is_asked_for(home: Path) -> None:

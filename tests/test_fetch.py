@@ -406,7 +406,7 @@ def noted_in(work: Path) -> str:
 
 @pytest.mark.parametrize("how", ["rewritten", "shorter", "longer", "replaced"])
 def test_what_changes_while_it_is_read_is_left(tmp_path: Path, how: str) -> None:
-    """A file that somebody changes while it is on its way is told of as changed, and never passed as whole."""
+    """A file that changes on its way is told of as changed, and never passed as whole."""
     path, size = tmp_path / "a.h5", 3 * leavings.PIECE
     path.write_bytes(b"1" * size)
     told = leavings.told(noted_in(tmp_path), 0)

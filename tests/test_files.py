@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import pytest
 from support import direct, farside, faults, login
 from support.keys import make_key
@@ -22,6 +23,7 @@ from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.outputs import Outputs
 from covalent_sshtiming.remote import places
+from covalent_sshtiming.timing.rotation import rotated
 
 STRANGER = 54_321  # a user id that nobody has
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can make files of other users")
@@ -303,6 +305,25 @@ async def test_files_here_are_the_users_alone(sshd: SSHServer, place: Path, plac
     assert mode(path) == 0o640
 
 
+def test_a_packed_log_is_never_open_to_others(place: Path) -> None:
+    """The file that a log is packed into has the log's mode before anything is in it, and no other."""
+    log, looking = place / "log.jsonl", True
+    seen: list[int] = []
+
+    def look(event: str, args: tuple[Any, ...]) -> None:
+        if looking and event == "os.chmod" and isinstance(args[0], int):
+            seen.append(stat.S_IMODE(os.fstat(args[0]).st_mode))
+
+    log.write_text("{}\n")
+    log.chmod(0o640)
+    sys.addaudithook(look)
+    with umask(0o022):
+        (packed,) = rotated(log, compress=True)
+    looking = False  # a hook cannot be taken out again
+    assert seen == [0o600]
+    assert mode(packed) == 0o640
+
+
 async def test_an_output_pipe_that_nobody_reads_holds_nobody_up(place: Path) -> None:
     """A named pipe as log_stdout without a reader costs a warning, not the task."""
     os.mkfifo(place / "pipe")
@@ -339,6 +360,32 @@ async def test_a_key_that_is_not_ours_alone_is_refused(
     section = login.reaching(sshd, ssh_key_file=str(key), transport=transport)
     text = await asyncio.wait_for(login.refusal(section, errors.AuthError), 10)
     assert said.format(key=key) in text
+
+
+@pytest.mark.parametrize("transport", ["asyncssh", "openssh"])
+async def test_a_path_in_a_command_to_type_is_one_word(home: Path, sshd: SSHServer, transport: str) -> None:
+    """A path that somebody else may have chosen does nothing but name a file when the advice is followed."""
+    key, known = make_key(home / "a; touch made"), home / "k; touch made"
+    key.chmod(0o644)
+    section = login.reaching(sshd, transport=transport, ssh_key_file=str(key))
+    assert f"run `chmod 600 '{key}'`" in await login.refusal(section, errors.AuthError)
+    section = login.reaching(sshd, transport=transport, known_hosts_file=str(known))
+    assert f"-o UserKnownHostsFile='{known}'" in await login.refusal(section, errors.HostKeyUnknown)
+
+
+@pytest.mark.parametrize("form", ["binary", "behind a preface"])
+async def test_no_form_of_a_private_key_may_be_read_by_others(home: Path, sshd: SSHServer, form: str) -> None:
+    """What others can read has to be a public key, or it is refused, however it looks."""
+    key = home / "odd"
+    if form == "binary":
+        asyncssh.read_private_key(sshd.key_file).write_private_key(key, "pkcs8-der")
+    else:
+        key.write_bytes(b"# of mine\n" * 500 + sshd.key_file.read_bytes())
+    key.chmod(0o600)
+    assert await login.enter(login.reaching(sshd, ssh_key_file=str(key))) == "in"
+    key.chmod(0o644)
+    text = await login.refusal(login.reaching(sshd, ssh_key_file=str(key)), errors.AuthError)
+    assert f"others can read the key file {key}; run `chmod 600 {key}`." in text
 
 
 @needs_root

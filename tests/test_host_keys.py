@@ -144,11 +144,55 @@ async def test_a_key_recorded_for_an_address_is_not_good_for_a_name(home: Path, 
     assert text.startswith("localhost: ")
 
 
+def test_a_line_is_for_the_names_that_openssh_takes_it_for(tmp_path: Path) -> None:
+    """Wildcards, negation, ports, capitals, empty patterns and networks: each as ssh-keygen finds them."""
+    key, file = public(make_key(tmp_path / "key")), tmp_path / "known"
+    patterns = (
+        "host", "Host", "[HOST]:2222", "*.example.org", "*.EXAMPLE.org,!bad.example.org", "!host,*", "h?st",
+        "host,", ",", "10.0.0.0/8", "10.*", "[10.*]:2222", "2001:DB8::1", "[a-z]ost", "[!h]ost", "*\\host",
+    )  # fmt: skip
+    names = ("host", "[host]:2222", "a.example.org", "bad.example.org", "10.1.2.3", "2001:db8::1", "other")
+    for pattern in patterns:
+        file.write_text(f"\t{pattern}\t{key}")
+        for name in names:
+            found = bool(knownhosts.look_up([file], name).keys)
+            assert found is (keygen("-F", name, "-f", file) == 0), (pattern, name)
+
+
+@pytest.mark.parametrize(
+    "line", ["Host {key}", "@revoked Host {key}", "@revoked r*,host {key}", "@cert-authority host, {key}"]
+)
+def test_a_mark_is_for_the_same_names(tmp_path: Path, line: str) -> None:
+    """A name in capitals is no way around a revocation, nor a stray comma a way to be everybody's."""
+    (tmp_path / "known").write_text(line.format(key=public(make_key(tmp_path / "key"))))
+    for name, found in (("host", 1), ("[host]:22222", 1), ("another", 0)):
+        known = knownhosts.look_up([tmp_path / "known"], name)
+        assert len([*known.keys, *known.portless, *known.revoked, *known.authorities]) == found
+
+
 async def test_accept_new_refuses_what_it_cannot_record(home: Path, sshd: SSHServer) -> None:
     """A file that forgets makes every key a new one; so that is refused, naming file and setting."""
     section = reaching(sshd, known_hosts_file="/dev/null", host_key_policy="accept-new")
     text = await refusal(section, errors.HostKeyUnknown)
     assert "cannot be recorded in /dev/null (it is no regular file" in text
+
+
+def test_a_key_is_recorded_whole_or_not_at_all(tmp_path: Path) -> None:
+    """On a disk with room for a part of the line only, nothing is recorded, and nobody believes it is."""
+    path, before = tmp_path / "known_hosts", "# what was there\n"
+    path.write_text(before)
+    key = make_key(tmp_path / "key")
+    script = (
+        "import resource, sys, asyncssh; from pathlib import Path\n"
+        "from covalent_sshtiming.host import knownhosts\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (60, 60))\n"
+        "knownhosts.record(Path(sys.argv[1]), 'host', asyncssh.read_public_key(sys.argv[2]), False)\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script, path, f"{key}.pub"], capture_output=True, text=True, check=False
+    )
+    assert "OSError: [Errno 27]" in ran.stderr
+    assert path.read_text() == before
 
 
 def test_many_may_record_at_once(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from support.unpickling import nothing_unpickled
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
+from covalent_sshtiming.visit import job_of
 
 BOUND_S = 12.0  # of any misbehaviour, with the settings below; most take a tenth of it
 BOUND_BYTES = 48 << 20  # of memory, for a machine that sends without end
@@ -167,7 +169,13 @@ def check(misbehaviour: str, ran: direct.Ran, record: dict[str, Any]) -> None:
 
 def test_the_table_names_every_misbehaviour() -> None:
     """No misbehaviour of the server is left out here; those without an entry have a test of their own."""
-    assert {*MISBEHAVIOURS, "opens_no_session"} - set(ENDS) == {"drips", "pickled_result", "endless_list"}
+    assert {*MISBEHAVIOURS, "opens_no_session"} - set(ENDS) == {
+        "drips",
+        "pickled_result",
+        "endless_list",
+        "list_of_nothing",
+        "deaf_to_a_cancel",
+    }
 
 
 @pytest.mark.parametrize("misbehaviour", ENDS)
@@ -223,13 +231,34 @@ async def test_a_drip_is_no_sign_of_life(hostile: SSHServer, place: Path) -> Non
                     await asyncio.wait_for(faults.run_on(host, lambda: 1), BOUND_S)
 
 
-async def test_a_list_without_end_is_refused(hostile: SSHServer, place: Path) -> None:
+async def test_a_machine_cannot_keep_a_cancelled_task(hostile: SSHServer, place: Path) -> None:
+    """A task that its machine does not end is cancelled here all the same, with a warning."""
+    server = as_user(hostile, "deaf_to_a_cancel")
+    async with direct.machine(server, place / "deaf", **OPTIONS) as machine:
+        running = asyncio.ensure_future(machine.run(lambda: 1, dispatch_id="deaf", node_id=1))
+        await faults.until(lambda: direct.pool.hosts() and machine.host.connections)
+        machine.host.target = replace(machine.host.target, ending=0.3)
+        with _bounded():
+            await machine.executor().cancel({"dispatch_id": "deaf", "node_id": 1}, None)
+            ran = await asyncio.wait_for(running, BOUND_S)
+    assert type(ran.error) is direct.TaskCancelledError
+    assert "warning: 127.0.0.1: the machine has not ended the cancelled task within 0.3 s" in ran.stderr
+    assert "It may still run there; `covalent-sshtiming jobs 127.0.0.1` lists what does." in ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("misbehaviour", "said"),
+    [("endless_list", "not a list of tasks"), ("list_of_nothing", "it floods us with what nobody asked for")],
+)
+async def test_a_list_without_end_is_refused(
+    hostile: SSHServer, place: Path, misbehaviour: str, said: str
+) -> None:
     """Who asks such a machine for its tasks has an error, and not a list that fills the memory."""
-    async with direct.machine(as_user(hostile, "endless_list"), place / "list", **OPTIONS) as machine:
+    async with direct.machine(as_user(hostile, misbehaviour), place / misbehaviour, **OPTIONS) as machine:
         with _bounded(more=64 << 20):
-            async with faults.host(machine, python_path="") as host:
-                with pytest.raises(errors.ResultError, match="not a list of tasks"):
-                    await asyncio.wait_for(host.jobs(), BOUND_S)
+            async with faults.host(machine, python_path="", ping=15, silence=40, attempts=1) as host:
+                with pytest.raises(errors.SSHTimingError, match=said):
+                    await asyncio.wait_for(host.jobs(job_of), BOUND_S)
 
 
 async def test_all_of_them_at_once_harm_no_other_machine(

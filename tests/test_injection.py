@@ -20,6 +20,7 @@ import asyncssh
 import pytest
 from conftest import remote_environment, require_sshd
 from support import direct, login
+from support.condas import fake_conda
 from support.metacharacters import TEXTS, made_by_a_shell, make_canary, plain
 
 from covalent_sshtiming import errors, settings
@@ -72,9 +73,8 @@ def guarded(nothing_left_running: None) -> Iterator[Guarded]:
 
 def sample(texts: list[str], every: int) -> pytest.MarkDecorator:
     """Return parameters of a test: each of so many texts, and all of them for `make fuzz`."""
-    return pytest.mark.parametrize(
-        "texts", [texts[::every], pytest.param(texts, marks=pytest.mark.thorough)], ids=["sample", "all"]
-    )
+    every_one = pytest.param(texts, marks=[pytest.mark.thorough, pytest.mark.timeout(1200)])
+    return pytest.mark.parametrize("texts", [texts[::every], every_one], ids=["sample", "all"])
 
 
 # ---- all settings, without a connection
@@ -210,6 +210,25 @@ async def test_no_python_path_is_more_than_a_path(guarded: Guarded, texts: list[
     guarded.check()
     wrong = [(text, status) for text, status in zip(texts, statuses, strict=True) if status not in (126, 127)]
     assert wrong == []
+
+
+@sample(NAMES, 3)
+async def test_no_conda_env_is_more_than_a_name(guarded: Guarded, texts: list[str]) -> None:
+    """What is accepted as a conda environment is looked for under just that name, and nothing runs."""
+    place = guarded.place / f"conda-{len(texts)}"
+    conda = fake_conda(place)
+    asked = 0
+    async with direct.machine(guarded.server, place, python_path="") as machine:
+        for text in texts:
+            options = {"conda_env": text, "setup_commands": [f"export CONDA_EXE={conda}"]}
+            ran = await machine.run(print, options=options)
+            if isinstance(ran.error, errors.RemoteEnvError):
+                assert f"{conda}: no environment {text.strip()} here" in str(ran.error)
+                asked += 1
+            else:
+                assert isinstance(ran.error, errors.ConfigError)
+    assert asked > 5
+    guarded.check()
 
 
 @sample([text for text in NAMES if not text.startswith("~")], 5)

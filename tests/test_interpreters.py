@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import sys
 import tempfile
 import venv
@@ -26,6 +27,15 @@ OWN = ".".join(map(str, sys.version_info[:2]))
 OTHER = "3.12" if OWN != "3.12" else "3.11"
 RUNS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
 TOO_OLD = ["2.7", "3.6", "3.7"]
+# What a refusal ends with where the tests' sessions have a Python like ours, and where there is nothing.
+THERE = (
+    f"There is {shutil.which(f'python{OWN}', path=remote_environment()['PATH'])} too: set python_path to it."
+)
+_NAME = f"py{OWN.replace('.', '')}"
+INSTALL = (
+    f"Install Python {OWN} there, with uv by `uv venv --python {OWN} ~/{_NAME}` or with conda by `conda "
+    f"create -n {_NAME} python={OWN}`, and set python_path to ~/{_NAME}/bin/python or conda_env to {_NAME}."
+)
 
 # What another interpreter pickles: an electron and its two arguments.
 WORK = """
@@ -110,10 +120,7 @@ async def test_old_python_is_told_that_it_is_too_old(minor: str, sshd: SSHServer
         assert isinstance(ran.error, RemoteEnvError)
         assert str(ran.error).startswith(f"127.0.0.1: Python {minor}.")
         assert str(interpreter) in str(ran.error)
-        assert str(ran.error).endswith(
-            f") is too old, 3.8 is the oldest that works. Install Python {OWN} there, the version that "
-            "pickled this electron, or set python_path to one."
-        )
+        assert str(ran.error).endswith(f") is too old, 3.8 is the oldest that works. {THERE}")
         assert not (machine.spool / "tasks").exists()
 
 
@@ -130,9 +137,7 @@ async def test_other_minor_version_is_refused_before_anything_is_unpickled(
         assert str(ran.error).startswith(
             f"127.0.0.1: this electron was pickled by Python {OWN}, and {other} there is Python {OTHER}."
         )
-        assert str(ran.error).endswith(
-            f", which cannot safely load it. Install Python {OWN} there, or set python_path to one."
-        )
+        assert str(ran.error).endswith(f", which cannot safely load it. {THERE}")
         assert not any(trap.exists() for trap in traps)
         own = await machine.run(
             lambda _: 1, Trap(traps[0]), before=[hook], options={"python_path": sys.executable}
@@ -211,7 +216,7 @@ async def test_only_another_python3_is_refused(bare: Bare) -> None:
     assert isinstance(ran.error, RemoteEnvError)
     assert str(ran.error).startswith(f"127.0.0.1: this electron was pickled by Python {OWN}, and ")
     assert f" there is Python {OTHER}." in str(ran.error)
-    assert str(ran.error).endswith(f"Install Python {OWN} there, or set python_path to one.")
+    assert str(ran.error).endswith(f", which cannot safely load it. {INSTALL}")
 
 
 async def test_machine_without_python_is_told_which_to_install(bare: Bare) -> None:
@@ -221,7 +226,7 @@ async def test_machine_without_python_is_told_which_to_install(bare: Bare) -> No
     assert isinstance(ran.error, RemoteEnvError)
     assert str(ran.error) == (
         f"127.0.0.1: no Python was found there: neither python{OWN} nor python3 is on the login shell's "
-        f"PATH. Install Python {OWN}, or set python_path."
+        f"PATH. {INSTALL}"
     )
 
 
@@ -241,6 +246,14 @@ async def test_python_path_that_does_not_work_is_never_replaced(
     assert isinstance(ran.error, RemoteEnvError)
     assert str(ran.error).startswith(f"127.0.0.1: python_path '{path}' cannot be run there (")
     assert str(ran.error).endswith(f"; set it to a Python {OWN} of that machine.")
+
+
+async def test_python_path_may_be_a_command(bare: Bare) -> None:
+    """A python_path without a slash is looked for on the PATH, and is no path in the home directory."""
+    async with bare(**{"own-python": [base_python()]}) as machine:
+        assert (await machine.run(lambda: 5, options={"python_path": "own-python"})).value == 5
+        ran = await machine.run(lambda: 5, options={"python_path": "no-python"})
+        assert "python_path 'no-python' cannot be run there (" in str(ran.error)
 
 
 async def test_python_path_may_begin_with_the_home_directory(sshd: SSHServer, short_tmp: Path) -> None:

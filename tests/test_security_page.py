@@ -6,6 +6,7 @@ Whether there are new advisories is `make audit`'s to ask, because that needs th
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,21 @@ def test_the_oldest_version_is_behind_every_advisory(cell: str, text: str) -> No
     assert fixed or "asyncssh>" not in cell
     for one in map(Requirement, re.findall(r"`(.*?)`", cell)):
         assert all(not one.specifier.contains(f"{version}.dev0", prereleases=True) for version in fixed)
+
+
+def test_the_audit_asks_about_every_oldest_version() -> None:
+    """`make audit` looks up each requirement that has a lower bound, whatever its name is made of."""
+    (script,) = re.findall(
+        r"@sed -n '(.*)' pyproject\.toml > build/oldest\.txt", (ROOT / "Makefile").read_text()
+    )
+    asked = subprocess.check_output(["sed", "-n", script, ROOT / "pyproject.toml"], text=True).split()
+    bounded = {
+        one.name: bound.version
+        for one in requirements().values()
+        for bound in one.specifier
+        if bound.operator == ">="
+    }
+    assert dict(one.split("==") for one in asked) == bounded
 
 
 def test_every_ignored_rule_of_security_has_its_reason() -> None:

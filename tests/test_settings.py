@@ -19,6 +19,7 @@ import toml
 from covalent_sshtiming import options, settings
 from covalent_sshtiming.errors import ConfigError
 from covalent_sshtiming.options import ARGUMENT, LOCAL, OPTIONS, SECTION, Settings
+from covalent_sshtiming.reach import target_of
 from covalent_sshtiming.settings import resolve
 
 HOST_TABLE = "[executors.sshtiming.hosts.build01] in covalent.conf"
@@ -88,7 +89,7 @@ def test_plugin_defaults_change_nothing() -> None:
 def test_what_does_nothing_is_not_offered_in_covalent_conf() -> None:
     """Ignored and refused options stay out of a user's covalent.conf."""
     offered = options.plugin_defaults().keys()
-    nothing = {"cache_dir", "poll_freq", "retries", "conda_env"}
+    nothing = {"cache_dir", "poll_freq", "retries"}
     assert OPTIONS.keys() - offered == nothing
 
 
@@ -358,10 +359,10 @@ def test_no_hostname() -> None:
 
 
 @pytest.mark.parametrize(
-    "hostname", ["-oProxyCommand=x", "ada@m", "a b", "m/x", "\t", "m;x", "$(x)", "`x`", "a|b"]
+    "hostname", ["-oProxyCommand=x", "ada@m", "a b", "m/x", "\t", "m;x", "$(x)", "`x`", "a|b", "a,b", "[a]:1"]
 )
 def test_a_hostname_that_is_none_is_refused(hostname: str) -> None:
-    """An option in disguise, a user, a space or a path is no host name, whoever gives it."""
+    """An option in disguise, a user, a space or a path is no host name, nor is a list of them."""
     fix = "write a name, an address or an alias of ~/.ssh/config; a user goes into username."
     assert refusal({"hostname": hostname}) == f"hostname ({ARGUMENT}) is {hostname!r}; {fix}"
     table = {"hosts": {"build01": {"hostname": hostname}}}
@@ -477,11 +478,56 @@ def test_retries_say_what_to_do_instead() -> None:
     assert resolve({"hostname": "m", "retries": 0}, {}).hostname == "m"
 
 
-def test_conda_env_says_what_to_do_instead() -> None:
-    """conda_env is known, not available, and has a way round."""
-    assert refusal({"hostname": "m"}, {"conda_env": "science"}) == (
-        f"conda_env ({SECTION}) is not in this version: set python_path to its Python."
+def test_an_environment_is_part_of_the_target() -> None:
+    """setup_commands and conda_env come from the first layer that has them, and make targets differ."""
+    section = {"setup_commands": ["module load cuda"], "conda_env": "science"}
+    found = resolve({"hostname": "m"}, section)
+    assert (found.setup_commands, found.conda_env) == (("module load cuda",), "science")
+    assert "cuda" not in repr(found)
+    other = resolve({"hostname": "m", "setup_commands": ["a", "b"]}, section)
+    assert other.setup_commands == ("a", "b")
+    targets = [target_of(one, "3.11", local=False) for one in (found, other, resolve({"hostname": "m"}, {}))]
+    assert len(set(targets)) == len({target.flavor for target in targets}) == 3
+    assert targets[0] == target_of(resolve({"hostname": "m"}, section), "3.11", local=False)
+    assert "cuda" not in repr(targets)
+
+
+def test_set_up_commands_have_bounds() -> None:
+    """They are a list of single lines, and short enough for a command line."""
+    assert refusal({"hostname": "m", "setup_commands": "module load x"}) == (
+        f"setup_commands ({ARGUMENT}) is 'module load x'; write a list of texts in quotes."
     )
+    assert refusal({"hostname": "m", "setup_commands": ["a\nb"]}) == (
+        f"setup_commands ({ARGUMENT}) contains a line break or a NUL character; remove it."
+    )
+    assert refusal({"hostname": "m", "setup_commands": ["é" * 2000, "x" * 97]}) == (
+        "setup_commands are 4097 bytes together, 4096 is the most; put them into a file on that machine, and "
+        "`source` it."
+    )
+    assert resolve({"hostname": "m", "setup_commands": ["é" * 2000, "x" * 96, ""]}, {}).setup_commands
+
+
+@pytest.mark.parametrize("name", ["science", "/opt/envs/my env", "~/envs/größe_2.1", "envs/a+b@c"])
+def test_a_conda_environment_has_a_name_or_a_path(name: str) -> None:
+    """Names and paths stay as they are."""
+    assert resolve({"hostname": "m", "conda_env": name}, {}).conda_env == name
+
+
+@pytest.mark.parametrize("name", ["-n", "a'b", 'a"b', "a$(x)", "a;b", "a`b`", "a\\b", "a|b", "a*", "$HOME/x"])
+def test_a_conda_environment_has_no_sign_of_a_shells(name: str) -> None:
+    """A name is written into a script by conda, so what a shell would read there is refused."""
+    assert refusal({"hostname": "m", "conda_env": name}) == (
+        f"conda_env ({ARGUMENT}) is {name!r}; write a name or a path: letters, digits, spaces and "
+        "./~@%+=,:_- with no - in front."
+    )
+
+
+def test_the_local_executors_own_python_gives_way() -> None:
+    """Where an environment is made, our own interpreter is not what its user means."""
+    own = "{}.{}".format(*sys.version_info)
+    assert target_of(resolve({}, {}, LOCAL), own, local=True).python_path == sys.executable
+    for made in ({"conda_env": "science"}, {"setup_commands": ["true"]}):
+        assert target_of(resolve(made, {}, LOCAL), own, local=True).python_path == ""
 
 
 def test_the_local_executor_knows_nothing_of_ssh() -> None:
@@ -518,9 +564,11 @@ def test_the_local_sections_own_log_has_to_be_absolute() -> None:
 
 def test_a_task_that_runs_here_takes_this_machines_places() -> None:
     """What belongs to a machine comes from the local section, what belongs to the task stays."""
-    there = resolve({"hostname": "m", "python_path": "/there/python", "time_limit": 9}, {})
+    environment = {"python_path": "/there/python", "conda_env": "there", "setup_commands": ["there"]}
+    there = resolve({"hostname": "m", "time_limit": 9, **environment}, {})
     here = settings.run_here(there, {"remote_workdir": "elsewhere"})
     assert (here.python_path, here.remote_workdir, here.time_limit) == ("", "elsewhere", 9)
+    assert (here.conda_env, here.setup_commands) == ("", ())
     assert here.host_label == "m (run on localhost)"
 
 
@@ -617,6 +665,30 @@ def test_who_sends_a_workflow_does_not_choose_a_secret(name: str) -> None:
     assert vars(resolve({"hostname": "m"}, {name: value}))[name] == value
     section = {"hostname": "m", name: value}
     assert vars(resolve({**section, "hosts": {}}, section))[name] == value  # as Covalent builds it by name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "policy"),
+    [
+        ({"known_hosts_file": "/mine"}, "strict"),
+        ({"host_key_policy": "accept-new"}, "strict"),
+        ({"proxy_jump": "mine"}, "accept-new"),
+        ({"port": 2222}, "accept-new"),
+    ],
+)
+def test_who_sends_a_workflow_does_not_choose_where_a_password_goes(
+    arguments: dict[str, Any], policy: str
+) -> None:
+    """An argument by which another machine could pass for the right one is refused beside a password."""
+    section = {"hosts": {"m": {"password_file": "/secret", "host_key_policy": policy}}}
+    (name,) = arguments
+    assert refusal({"hostname": "m", **arguments}, section) == (
+        f"{name} ({ARGUMENT}) decides which machine is handed the password of covalent.conf; move it there."
+    )
+    safe = {"hostname": "m", "host_key_policy": "strict", "proxy_jump": "j", "port": 1}
+    assert resolve(safe, section).port == 1
+    section["hosts"]["m"].pop("password_file")
+    assert resolve({"hostname": "m", **arguments}, section).hostname == "m"
 
 
 @pytest.mark.parametrize("name", SECRETS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -93,16 +94,19 @@ async def machine(account: Account, short_tmp: Path) -> AsyncIterator[direct.Mac
 def announced(shell: list[str], tmp_path: Path, **target: Any) -> dict[str, Any]:
     """Return what the doorman announces when a shell is given the exec command."""
     reached = Target("label", "host", OWN, cache=str(tmp_path / "cache"), spool=str(tmp_path / "s"), **target)
-    ran = subprocess.run(
+    preamble, found = Preamble(NONCE), None
+    with subprocess.Popen(
         [*shell, "-c", command(reached, NONCE)],
-        stdin=subprocess.DEVNULL,  # so it ends where it asks for the archive
-        capture_output=True,
-        timeout=30,
-        env={"PATH": remote_environment()["PATH"], "HOME": str(tmp_path)},
-        check=False,
-    )
-    found = Preamble(NONCE).feed(ran.stdout)
-    assert found is not None, ran.stderr
+        stdin=subprocess.PIPE,  # whose end, after this, ends it where it asks for the archive
+        stdout=subprocess.PIPE,
+        env={"PATH": remote_environment()["PATH"], "HOME": str(tmp_path), "SHELL": shell[0]},
+        start_new_session=True,
+    ) as started:
+        assert started.stdout is not None
+        while found is None:
+            data = os.read(started.stdout.fileno(), 65536)
+            assert data, "it ended without a word"
+            found = preamble.feed(data)
     assert found[1] == b""
     return found[0]
 
@@ -113,6 +117,21 @@ def test_shell_passes_the_exec_command_on(shell: str, tmp_path: Path) -> None:
     words = shell_command(shell)
     assert announced(words, tmp_path) == {"archive": "need"}
     assert announced(words, tmp_path, python_path=sys.executable) == {"archive": "need"}
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_shell_passes_set_up_commands_on(shell: str, tmp_path: Path) -> None:
+    """Each sign of a set-up command comes to the shell that runs it; a name of conda's is taken literally."""
+    signs = "".join(map(chr, range(32, 127))).replace("'", "") + "é\t"
+    told = tmp_path / "told"
+    lines = ["wait; read line || cd /", f"printf %s '{signs}' > {told}; pwd >> {told}"]
+    assert announced(
+        shell_command(shell),
+        tmp_path,
+        setup=(*lines, f"PATH={tmp_path}/bin:$PATH"),
+        python_path=sys.executable,
+    ) == {"archive": "need"}
+    assert told.read_text() == f"{signs}/\n"
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -7,20 +7,24 @@ import gzip
 import io
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from support import timings
 from support.verbs import Ran, environment, run_verb
 
 from covalent_sshtiming.timing.log import TimingLog
-from covalent_sshtiming.timing.record import FIELDS, TimingRecord
+from covalent_sshtiming.timing.record import FIELDS, SCHEMA, TimingRecord
 
 GOLDEN = Path(__file__).parent / "golden" / "verbs"
 ONE = "74b88fbe"
@@ -184,6 +188,31 @@ def test_torn_and_foreign_lines_are_counted_on_stderr(tmp_path: Path) -> None:
     assert foreign.err == "Left out: 2 lines that are no record.\nNo task to show in foreign.jsonl.\n"
 
 
+@pytest.mark.parametrize("verb", ["show zz foreign.jsonl", "compare foreign.jsonl one.jsonl"])
+def test_bad_lines_are_counted_also_where_there_is_nothing(tmp_path: Path, verb: str) -> None:
+    """`show` and `compare` that find no task say that there were lines which are no record."""
+    timings.write(tmp_path / "one.jsonl", timings.records(2)[:1])
+    (tmp_path / "foreign.jsonl").write_text('{"level":"info"}\nx,y,z\n')
+    ran = run_verb(*verb.split(), home=tmp_path)
+    assert (ran.out, ran.code) == ("", 1)
+    assert ran.err.startswith("Left out: 2 lines that are no record.\nError: no task ")
+
+
+def test_records_of_another_version_are_told_from_rubbish(tmp_path: Path) -> None:
+    """A record of a later schema is left out by its name; one of a later minor of ours is read."""
+    one = json.loads(timings.records(2)[0].to_json())
+    schemas = ("sshtiming.task/1.3", "sshtiming.task/2", "sshtiming.task/10\x1b[31m", "sshtiming.task/2")
+    lines = [json.dumps({**one, "schema": schema, "record_id": f"{n}"}) for n, schema in enumerate(schemas)]
+    (tmp_path / "mixed.jsonl").write_text("\n".join([*lines, "rubbish", ""]))
+    ran = run_verb("log", "mixed.jsonl", "--json", home=tmp_path)
+    assert ([row["record_id"] for row in json.loads(ran.out)], ran.code) == (["0"], 0)
+    assert ran.err == (
+        "Left out: 1 line that is no record.\n"
+        "Left out: 3 records that another version wrote (sshtiming.task/2, sshtiming.task/10[31m); "
+        "only that version reads them.\n"
+    )
+
+
 def test_sentences_shards_gzip_and_globs_are_read(tmp_path: Path) -> None:
     """A log is the same whether whole, in shards, packed or named by a glob; sentences as far as they go."""
     made = timings.records(60)
@@ -205,6 +234,28 @@ def test_sentences_shards_gzip_and_globs_are_read(tmp_path: Path) -> None:
     assert {(one["dispatch_id"], one["node_id"], one["cpu_s"]) for one in sentences} == {
         (one.dispatch_id, one.node_id, one.cpu_s) for one in made[:40] if one.cpu_s is not None
     }
+
+
+@pytest.mark.parametrize("packed", [(), ("--gzip",)], ids=["plain", "gzip"])
+def test_a_rotated_log_is_read_once(tmp_path: Path, packed: tuple[str, ...]) -> None:
+    """A glob over all files of a log, or a shell's list of them, counts each task once."""
+    made = [one for one in timings.records(60) if one.kind == "electron" and one.cpu_s is not None]
+    log = TimingLog(tmp_path / "timing.log")
+    for one in made[:20]:
+        log.append(one)
+    assert run_verb("rotate", "timing.log", *packed, home=tmp_path).code == 0
+    for one in made[20:40]:
+        log.append(one)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert len(names) == 4
+    for asked in (["timing.log*"], names):
+        (group,) = json.loads(
+            told("stats", "--by", "status", "--status", "completed", "--json", *asked, home=tmp_path)
+        )
+        assert group["count"] == sum(one.status == "completed" for one in made[:40])
+    (sentences,) = [name for name in names if ".jsonl" not in name and name != "timing.log"]
+    rows = json.loads(told("log", sentences, "-n", "0", "--json", home=tmp_path))
+    assert {row["record_id"] for row in rows} == {one.record_id for one in made[:20]}
 
 
 def test_damaged_gzip_is_read_up_to_the_damage(tmp_path: Path) -> None:
@@ -236,6 +287,8 @@ def test_logs_of_covalent_conf_are_the_default(tmp_path: Path) -> None:
     assert "all.log.jsonl has " in ran.err
     assert "Nothing is there yet." in ran.err
     listed = json.loads(told("path", "--json", home=tmp_path))
+    rows = list(csv.DictReader(io.StringIO(told("path", "--csv", home=tmp_path))))
+    assert [one["file"] for one in rows] == [one["file"] for one in listed]
     assert {one["file"]: one["bytes"] is None for one in listed} == {
         str(tmp_path / "all.log"): True,
         str(tmp_path / "all.log.jsonl"): False,
@@ -248,6 +301,11 @@ def test_logs_of_covalent_conf_are_the_default(tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (("log", "--since", "yesterday"), "'yesterday' is no time: write an age such as 30m, 2h or 7d"),
+        (("log", "-n", "-5"), "Invalid value for '-n': -5 is not in the range x>=0."),
+        (
+            ("log", "--fields", " ,"),
+            "--fields is empty: write names of fields, with commas between, or `all`.",
+        ),
         (("log", "--fields", "cpu_z"), "'cpu_z' is no field of a record: did you mean cpu_s?"),
         (("log", "--json", "--csv"), "only one of --json and --csv at a time."),
         (("log", "-f", "--sort", "cpu_s"), "-f goes with neither --sort nor --csv."),
@@ -271,6 +329,52 @@ def test_narrow_terminals_lose_columns_and_break_no_line(home: Path, verb: str, 
     assert max(map(len, ran.out.splitlines())) <= width
     assert ran.err.startswith("No room for: ") == (verb == "log" or (verb == "stats" and width < 100))
     assert "status" in ran.out or verb == "stats"
+
+
+@pytest.fixture(scope="module")
+def long_names(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a log whose functions have long names and wide ones."""
+    names = ("größte_lücke", "数学函数", "f🎉", "a" * 200, "ok")
+    one = next(one for one in timings.records() if one.status == "completed")
+    made = [replace(one, record_id=f"{n:08x}", function=name, cpu_s=0.25) for n, name in enumerate(names)]
+    return timings.write(tmp_path_factory.mktemp("long") / "long.jsonl", made)
+
+
+@pytest.mark.parametrize(
+    "verb", ["log", "stats", "stats --by dispatch,function,host,status", "compare long.jsonl"], ids=str
+)
+def test_a_long_name_costs_no_figure(long_names: Path, verb: str) -> None:
+    """In a narrow terminal names are shortened, as wide as they are to see, and figures stay whole."""
+    ran = run_verb(*verb.split(), "long.jsonl", home=long_names.parent, COLUMNS="40")
+    lines = ran.out.splitlines()[2:]
+    assert len(lines) == 5
+    assert max(map(cell_len, lines)) <= 40
+    assert all(("+0.0%" if verb.startswith("compare") else "250.0 ms") in line for line in lines)
+
+
+def test_asked_for_fields_that_do_not_fit_are_named(home: Path) -> None:
+    """Of --fields the first stay, and stderr names the others."""
+    ran = run_verb("log", "-n", "1", "--fields", "all", home=home, COLUMNS="40")
+    assert ran.out.splitlines()[2].startswith("74b88fbe   f0da37ba-")
+    assert ran.err.startswith("No room for: node_id, attempt, ")
+
+
+def test_bars_are_whole_in_a_narrow_terminal(home: Path) -> None:
+    """At 40 columns each phase still has its name, its time and its bar on one line."""
+    out = run_verb("show", ONE, home=home, COLUMNS="40").out
+    bars = [line for line in out.splitlines() if "█" in line]
+    assert [line.split()[0] for line in bars][:3] == ["connect", "upload", "queue"]
+    assert len(bars) == 11
+    assert max(map(len, bars)) <= 40
+
+
+def test_a_log_of_sentences_shows_what_sentences_say(home: Path, tmp_path: Path) -> None:
+    """Where only sentences were kept, `log` has dispatch, node and CPU time, and no empty columns."""
+    sentences = [one.sentence() for one in timings.records(20) if one.cpu_s is not None]
+    (tmp_path / "cpu.log").write_text("".join(f"{one}\n" for one in sentences))
+    lines = told("log", "-n", "2", str(tmp_path / "cpu.log"), home=home).splitlines()
+    assert lines[0].split() == ["dispatch", "node", "CPU"]
+    assert re.findall(r"Node (\S+) in dispatch (\S+)", sentences[-1]) == [tuple(lines[2].split()[1::-1])]
 
 
 def on_a_terminal(*arguments: str, home: Path, **more: str) -> str:
@@ -311,6 +415,34 @@ def test_colours_are_for_terminals_that_want_them(home: Path, verb: tuple[str, .
     assert "\x1b" not in told(*verb, home=home)
 
 
+@pytest.mark.parametrize("verb", ["show", "report", "export"])
+def test_figures_beyond_all_sense_stop_no_verb(tmp_path: Path, verb: str) -> None:
+    """A machine that tells of endless seconds, or of the calendar's last day, spoils no listing."""
+    figures = {name: 1e308 for name in FIELDS if name.endswith("_s")}
+    last = "9999-12-31T23:59:59.999999Z"
+    times = {"submitted_at": last, "started_at": last, "finished_at": last}
+    mad = json.dumps({"schema": SCHEMA, "record_id": "f" * 32, "kind": "electron", **times, **figures})
+    sound = timings.records(1)[0].to_json()
+    (tmp_path / "log.jsonl").write_text(f"{mad}\n{sound}\n")
+    words = {"show": ["f" * 32], "report": ["-o", "r.html"], "export": ["-o", "r.json"]}
+    ran = run_verb(verb, *words[verb], "log.jsonl", home=tmp_path)
+    assert ran.code == 0, ran.err
+
+
+@pytest.mark.parametrize("verb", ["log", "stats", "log --json", "show 00000000", "compare long.jsonl"])
+def test_a_terminal_without_all_signs_is_no_obstacle(long_names: Path, verb: str) -> None:
+    """Where stdout is not UTF-8 a table does with the signs that there are, and --json escapes the others."""
+    command = [sys.executable, "-m", "covalent_sshtiming", *verb.split(), "long.jsonl"]
+    shell = environment(long_names.parent, PYTHONUTF8="0", PYTHONIOENCODING="latin-1")
+    ran = subprocess.run(command, env=shell, cwd=long_names.parent, capture_output=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    out = ran.stdout.decode("latin-1")
+    if verb.endswith("--json"):
+        assert {one["function"] for one in json.loads(out)} > {"数学函数", "größte_lücke"}
+    else:
+        assert "größte_lücke" in out
+
+
 def test_hostile_names_are_text(tmp_path: Path) -> None:
     """A function's name is neither markup nor an emoji nor a control sequence in a table."""
     name = "[bold red]:smile:[/] </script>\x1b[31m"
@@ -320,11 +452,11 @@ def test_hostile_names_are_text(tmp_path: Path) -> None:
 
 
 @contextmanager
-def following(*arguments: str, home: Path) -> Iterator[subprocess.Popen[str]]:
+def following(*arguments: str, home: Path, **more: str) -> Iterator[subprocess.Popen[str]]:
     """Run `log -f` for as long as the block lasts."""
     command = [sys.executable, "-m", "covalent_sshtiming", "log", "-f", *arguments]
     pipe = subprocess.PIPE
-    shell = environment(home, PYTHONUNBUFFERED="1")
+    shell = environment(home, PYTHONUNBUFFERED="1", **more)
     with subprocess.Popen(command, env=shell, cwd=home, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             yield process
@@ -347,6 +479,20 @@ def test_follow_shows_what_comes(tmp_path: Path) -> None:
         log.append(made[4])
         shown.append(json.loads(process.stdout.readline())["record_id"])
     assert shown == [one.record_id for one in made[1:5]]
+
+
+def test_follow_fits_a_narrow_terminal_and_ends_by_ctrl_c(long_names: Path) -> None:
+    """`log -f` keeps to the terminal's width, names what has no room, and Ctrl-C is its quiet end."""
+    with following("long.jsonl", home=long_names.parent, COLUMNS="40") as process:
+        assert process.stdout
+        assert process.stderr
+        lines = [process.stdout.readline().rstrip("\n") for _ in range(6)]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+        assert process.stderr.read() == "No room for: id, when (UTC), host, wall, eff., peak\n"
+    assert lines[0].split() == ["function", "status", "CPU"]
+    assert max(map(cell_len, lines)) <= 40
+    assert all(line.endswith("completed  250.0 ms") for line in lines[1:])
 
 
 def test_follow_waits_for_a_log(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Ways in: keys, passphrases, agents, certificates, passwords, jump hosts, the ssh configuration.
 
-Against real sshds, with a HOME of one's own. Only the password's server is asyncssh's: sshd would need an
-account whose password is known.
+Against real sshds, with a HOME of one's own. A password's server is asyncssh's where root's sshd is not to be
+had, which alone can have an account whose password is known.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 
 import asyncssh
 import pytest
+from support.accounts import password_sshd
 from support.keys import keygen, make_key, public, sign
 from support.login import SECRET, authorize, enter, known_file, reaching, refusal, target_of
 
@@ -208,6 +209,40 @@ async def test_the_cipher_that_is_fast_comes_first(home: Path, sshd: SSHServer) 
     await connection.wait_closed()
 
 
+async def test_an_ssh_configuration_that_includes_itself(home: Path, sshd: SSHServer) -> None:
+    """A circle of Include lines is refused with file and line, as ssh refuses it."""
+    (home / ".ssh/config").write_text("# all of them\nInclude ~/.ssh/*\n")
+    text = await refusal(reaching(sshd), errors.ConfigError)
+    assert f"{home}/.ssh/config line 2: Include leads over 16 files deep, or in a circle" in text
+
+
+@pytest.mark.parametrize("included", [False, True])
+async def test_an_ssh_configuration_that_others_can_write(
+    home: Path, sshd: SSHServer, included: bool
+) -> None:
+    """Who may write it chooses a ProxyCommand that runs here; so it is refused, as ssh refuses it."""
+    file = home / ".ssh" / ("more" if included else "config")
+    (home / ".ssh/config").write_text("Include more\n")
+    (home / ".ssh/more").write_text("User nobody\n")
+    file.chmod(0o646)
+    text = await refusal(reaching(sshd), errors.ConfigError)
+    assert f"others can write or own {file}, and so choose what runs here; run `chmod go-w {file}`" in text
+
+
+@pytest.mark.parametrize("config", ["", "Compression no\n", "Compression yes\n"])
+async def test_nobody_but_the_ssh_configuration_turns_compression_on(home: Path, config: str) -> None:
+    """A server that insists on it is refused: what it sends could unpack to a thousand times its size."""
+    (home / ".ssh/config").write_text(config)
+    async with password_server(home, compression_algs=["zlib@openssh.com"]) as section:
+        (home / "password").touch(mode=0o600)
+        (home / "password").write_text(SECRET)
+        section |= {"password_file": str(home / "password")}
+        if "yes" in config:
+            assert await enter(section) == "in"
+        else:
+            assert "no SSH session could be agreed on" in await refusal(section, errors.ConnectError)
+
+
 async def test_a_certificate_that_is_none(home: Path, sshd: SSHServer) -> None:
     """A certificate file that cannot be used is named with its setting."""
     section = reaching(sshd, ssh_certificate_file=str(home / "none"))
@@ -238,12 +273,12 @@ def _answer(process: asyncssh.SSHServerProcess[bytes]) -> None:
 
 
 @asynccontextmanager
-async def password_server(home: Path) -> AsyncIterator[dict[str, Any]]:
+async def password_server(home: Path, **options: Any) -> AsyncIterator[dict[str, Any]]:
     """Run a server that wants a password; yields the section that reaches it, without one."""
     key = make_key(home / "password_host")
     listener = await asyncssh.listen(
         "127.0.0.1", 0, server_host_keys=[key], server_factory=_PasswordServer, process_factory=_answer,
-        encoding=None,
+        encoding=None, **options,
     )  # fmt: skip
     port = listener.get_port()
     (home / "known").write_text(f"[127.0.0.1]:{port} {public(key)}")
@@ -267,6 +302,21 @@ async def test_a_password_by_name(home: Path, monkeypatch: pytest.MonkeyPatch) -
         assert "pony" not in text
         monkeypatch.setenv("SST_PASSWORD", SECRET)
         assert await enter({**section, "password_env": "SST_PASSWORD"}) == "in"
+
+
+async def test_a_password_by_name_against_a_real_sshd(home: Path, short_place: Path) -> None:
+    """OpenSSH's server lets the password's owner in; a wrong one is told with its setting, and not shown."""
+    file = home / "password"
+    file.touch(mode=0o600)
+    with password_sshd(short_place / "account") as server:
+        section = reaching(server, ssh_key_file=None, password_file=str(file))
+        file.write_text(f"{SECRET}\n")
+        assert await enter(section) == "in"
+        file.write_text("wrong pony")
+        text = await refusal(section, errors.AuthError)
+    assert "the login as ada with the password of password_file was refused (Permission denied" in text
+    assert "Correct username, or the password that password_file leads to" in text
+    assert "pony" not in text
 
 
 async def test_a_password_is_kept_from_a_machine_that_is_not_the_right_one(home: Path) -> None:

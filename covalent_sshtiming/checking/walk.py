@@ -19,6 +19,7 @@ STEPS = (
     "host key",
     "login",
     "shell",
+    "environment",
     "python",
     "version",
     "disk",
@@ -81,7 +82,7 @@ class Walk:
     def fail(self, error: SSHTimingError) -> None:
         """Report the first step that is left as failed, and the others as not tried."""
         took = time.monotonic() - self._since
-        detail = outcomes.clean(error).replace("\n", " ").replace("\t", " ")
+        detail = outcomes.clean(str(error)).replace("\n", " ").replace("\t", " ")
         self._report(Step(self._left.pop(0), False, took, detail, type(error).__name__))
         while self._left:
             self._report(Step(self._left.pop(0), None))

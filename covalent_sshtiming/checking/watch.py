@@ -10,11 +10,12 @@ from covalent_sshtiming.checking import words
 from covalent_sshtiming.checking.walk import Walk
 from covalent_sshtiming.errors import ProtocolError
 from covalent_sshtiming.host.bootstrap import NOISE_MAX, Preamble
+from covalent_sshtiming.host.environment import DONE
 from covalent_sshtiming.host.session import Session
 
 
 class Watch:
-    """A receiver that hands all on to a session, and says when shell, Python and version are done."""
+    """A receiver that hands all on to a session, and says when shell, environment, Python and version are."""
 
     def __init__(self, session: Session, walk: Walk) -> None:
         self._mark = f"sshtiming-check-{session.nonce}"
@@ -47,7 +48,12 @@ class Watch:
         self._noise += before[: NOISE_MAX - len(self._noise)]
         if found:
             self._walk.done("shell", words.of_shell(self._noise))
+            if not self._session.target.prepares:
+                self._prepared()
         return before + after
+
+    def _prepared(self) -> None:
+        self._walk.done("environment", words.of_environment(self._session.target, self._session.said.tool))
 
     def _listen(self, data: bytes) -> None:
         """Look for the announcement, which a Python makes once it has looked at its own version."""
@@ -61,13 +67,16 @@ class Watch:
         if found is None:
             return
         self._preamble = None
+        self._prepared()  # its mark comes on stderr, so perhaps later
         self._walk.done("python", words.of_python(self._session.target))
         if not str(found[0].get("refused")).startswith("python_"):
             self._walk.done("version", words.of_version(self._session.target))
 
     def complained(self, data: bytes) -> None:
-        """Pass on stderr."""
+        """Pass on stderr, which tells how far the preparation is."""
         self._session.complained(data)
+        if self._session.said.step == DONE and self._walk.is_done("shell"):
+            self._prepared()
 
     def writable(self, free: bool) -> None:
         """Pass on whether more may be written."""

@@ -59,9 +59,22 @@ def of_shell(noise: bytes) -> str:
     return f"prints {units.size(len(noise))} of its own, which is passed over{said}"
 
 
+def of_environment(target: Target, tool: str) -> str:
+    """Say what is done before Python starts; `tool` is the program that activates a conda environment."""
+    number = len(target.setup)
+    parts = [f"{number} set-up command{'s' * (number > 1)}"] if number else []
+    if target.conda_env:
+        parts.append(f"conda_env {target.conda_env}, by {printable(tool, 200) or 'an unknown program'}")
+    return ", ".join(parts) or "the login shell's own"
+
+
 def of_python(target: Target) -> str:
     """Say which one is meant."""
-    return f"python_path {target.python_path}" if target.python_path else "on the login shell's PATH"
+    if target.python_path:
+        return f"python_path {target.python_path}"
+    if target.conda_env:
+        return f"of conda_env {target.conda_env}"
+    return "on the PATH after setup_commands" if target.setup else "on the login shell's PATH"
 
 
 def of_version(target: Target) -> str:

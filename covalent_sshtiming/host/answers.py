@@ -20,7 +20,7 @@ from covalent_sshtiming.errors import (
 from covalent_sshtiming.host import upload
 from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
-from covalent_sshtiming.host.task import Inquiry, Outcome, Task, never_ran
+from covalent_sshtiming.host.task import Inquiry, Outcome, Task, ended_here
 from covalent_sshtiming.remote import wire
 
 _OFFSET_MAX = 1 << 62
@@ -148,7 +148,7 @@ def listing(session: Session, task: Task, frame: wire.Frame) -> bool:
     before = len(task.found)
     task.add(frame.body)
     if frame.header.get("end"):
-        task.succeed(never_ran(task, session.hello))
+        task.succeed(ended_here(task, session.hello))
     return len(task.found) > before or task.future.done()
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import cloudpickle
 
 from covalent_sshtiming.errors import ProtocolError
+from covalent_sshtiming.host import environment
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.remote import wire
 
@@ -40,6 +41,13 @@ _SEARCH = (
     '{ $p -c "$1" "$2" "$3" doorman; r=$?; case $r in 126|127) ;; *) exit $r;; esac; }; '
     "done; exit 127"
 )
+# What set-up commands put in front comes first: a module's python3 before the system's python3.X.
+_SEARCH_IN_ORDER = (
+    'set -f; IFS=:; for d in $PATH; do for p in "$d/$4" "$d/python3"; do [ -f "$p" ] && [ -x "$p" ] && '
+    '{ "$p" -c "$1" "$2" "$3" doorman; r=$?; case $r in 126|127) ;; *) exit $r;; esac; }; '
+    "done; done; exit 127"
+)
+_OF_CONDA = 'exec "$CONDA_PREFIX/bin/python" -c "$1" "$2" "$3" doorman'
 
 
 @dataclass(frozen=True)
@@ -86,10 +94,18 @@ def command(target: Target, nonce: str) -> str:
         "flavor": target.flavor,
     }
     params = base64.b64encode(json.dumps(facts).encode()).decode()
-    script = _EXPLICIT if target.python_path else _SEARCH
     wanted = target.python_path or f"python{target.python or _own_minor()}"
-    words = ["exec", "sh", "-c", script, "sh", _START, _doorman(), params, wanted]
-    return " ".join(shlex.quote(word) for word in words)
+    words = ["exec", "sh", "-c", _launcher(target), "sh", _START, _doorman(), params, wanted]
+    return environment.prepared(target, " ".join(shlex.quote(word) for word in words))
+
+
+def _launcher(target: Target) -> str:
+    """Return what starts the Python that is meant: the one named, else the environment's, else one found."""
+    if target.python_path:
+        return _EXPLICIT
+    if target.conda_env:
+        return _OF_CONDA
+    return _SEARCH_IN_ORDER if target.setup else _SEARCH
 
 
 class Preamble:

@@ -78,15 +78,17 @@ def refused_login(target: Target, username: str, ring: Ring, error: Exception) -
     if ring.pairs:
         keys = "the keys of your ssh config and key agent"
         tried.append(f"the key {target.key_file}" if target.key_file else keys)
+    fix = "Set username and ssh_key_file, or add the public key to ~/.ssh/authorized_keys there."
     if ring.password is not None:
-        tried.append(f"the password of {'password_env' if target.password_env else 'password_file'}")
+        setting = "password_env" if target.password_env else "password_file"
+        tried.append(f"the password of {setting}")
+        fix = f"Correct username, or the password that {setting} leads to, or set ssh_key_file."
     also = f" Not offered: {'; '.join(ring.notes)}." if ring.notes else ""
     if TOO_MANY in str(error):
         also += " The server counts each key as a try: name the right one, or set IdentitiesOnly."
     return AuthError(
         f"{target}: the login as {username} with {' and '.join(tried) or 'no key at all'} was refused "
-        f"({printable(str(error))}).{also} Set username and ssh_key_file, or add the public key to "
-        "~/.ssh/authorized_keys there."
+        f"({printable(str(error))}).{also} {fix}"
     )
 
 

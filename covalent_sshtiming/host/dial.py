@@ -172,6 +172,8 @@ class _Login:
         }
         if way.config.get("Ciphers") is None:
             options["encryption_algs"] = f"^{CIPHER}"
+        if not way.config.get("Compression"):
+            options["compression_algs"] = ["none"]  # a packet would unpack to a thousand times its size
         if way.config.get("HostKeyAlgorithms") is None:
             options["server_host_key_algs"] = judge.algorithms
         return options

@@ -29,7 +29,7 @@ from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.streams import Receiver, Streams
 from covalent_sshtiming.host.target import Target
-from covalent_sshtiming.host.task import Files, Inquiry, Outcome, Request, Sink, Task, never_ran
+from covalent_sshtiming.host.task import Files, Inquiry, Outcome, Request, Sink, Task, ended_here
 from covalent_sshtiming.remote import wire
 
 _log = logging.getLogger(__name__)
@@ -120,10 +120,9 @@ class Host:
             if task.request.key == key:
                 task.cancelled = True
                 if not task.sent:
-                    task.succeed(never_ran(task, self._machine))
+                    task.succeed(ended_here(task, self._machine))
                 elif self._session is not None and self._session.alive:
-                    upload.stop(task)
-                    self._session.send(wire.CANCEL, task.number, {"key": key})
+                    self._end_there(self._session, task)
 
     async def attach(self, key: str, sink: Sink, files: Files | None = None) -> Outcome:
         """Wait for the end of a task that some process has sent; raises one of our errors."""
@@ -131,9 +130,12 @@ class Host:
         task.sent = task.accepted = True
         return await self._see(task)
 
-    async def jobs(self) -> list[Any]:
-        """Ask which tasks of this user are there; each is a JSON object of a stranger's, or anything else."""
-        inquiry = Inquiry(next(self._task_numbers))
+    async def jobs(self, keep: Callable[[object], Any]) -> list[Any]:
+        """Ask which tasks of this user are there; `keep` makes of each, as a stranger tells it, what is kept.
+
+        That is a JSON value of any kind; of one that is no task `keep` returns None.
+        """
+        inquiry = Inquiry(next(self._task_numbers), keep)
         await self._see(inquiry)
         return inquiry.found
 
@@ -181,12 +183,19 @@ class Host:
             session.send(wire.LIST, task.number)
             return
         if task.cancelled:
-            session.send(wire.CANCEL, task.number, {"key": task.request.key})
+            self._end_there(session, task)
         if task.sent:
             have = {"stdout": task.outputs[0].end, "stderr": task.outputs[1].end}
             session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **task.request.wishes})
             return
         upload.submit(session, task)
+
+    def _end_there(self, session: Session, task: Task) -> None:
+        """Have the machine end a task, and end it here if it answers and does not."""
+        upload.stop(task)
+        session.send(wire.CANCEL, task.number, {"key": task.request.key})
+        loop, target = asyncio.get_running_loop(), self.target
+        loop.call_later(target.ending, patience.give_up_on_end, target, session, task)
 
     # ---- frames
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import os
+import shlex
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -127,7 +128,7 @@ def _read_key(target: Target, path: Path, passphrase: str | None, found: _Files,
 
 
 def check_private(target: Target, path: Path) -> None:
-    """Refuse a key file that is missing, or a private one that others can read; raises AuthError."""
+    """Refuse a key file that is missing, or one that others can read and is not public; raises AuthError."""
     try:
         mode = path.stat().st_mode
         if not stat.S_ISREG(mode):
@@ -135,12 +136,20 @@ def check_private(target: Target, path: Path) -> None:
                 f"{target}: the key file {path} is no regular file; correct ssh_key_file, or IdentityFile in "
                 "your ssh configuration."
             )
-        if stat.S_IMODE(mode) & 0o077 and b"PRIVATE KEY" in path.read_bytes()[:4096]:
-            raise AuthError(f"{target}: others can read the key file {path}; run `chmod 600 {path}`.")
+        if stat.S_IMODE(mode) & 0o077 and not _is_public(path.read_bytes()):
+            fix = f"run `chmod 600 {shlex.quote(str(path))}`"
+            raise AuthError(f"{target}: others can read the key file {path}; {fix}.")
     except OSError as error:
         raise AuthError(
             f"{target}: the key file {path} cannot be read ({error.strerror}); correct ssh_key_file."
         ) from error
+
+
+def _is_public(data: bytes) -> bool:
+    """Tell a public key, or a certificate; a private key may have its public half in it."""
+    first = data.lstrip().partition(b"\n")[0]
+    known = first.startswith((b"ssh-", b"ecdsa-", b"sk-")) or b"PUBLIC KEY" in first
+    return known and b"PRIVATE KEY" not in data
 
 
 def _public_half(path: Path) -> bytes | None:
@@ -174,9 +183,9 @@ def _unusable(target: Target, problems: dict[Path, str]) -> str:
         return f"{problem}, and no key agent has its private half. Set ssh_key_file to the private key{name}."
     if problem.endswith("is encrypted"):
         return (
-            f"{problem}, and no key agent has it. Run `ssh-add {path}` for an agent that the server reaches "
-            "(identity_agent), or name where its passphrase is: ssh_key_passphrase_env or "
-            "ssh_key_passphrase_file in covalent.conf."
+            f"{problem}, and no key agent has it. Run `ssh-add {shlex.quote(str(path))}` for an agent "
+            "that the server reaches (identity_agent), or name where its passphrase is: "
+            "ssh_key_passphrase_env or ssh_key_passphrase_file in covalent.conf."
         )
     if problem.startswith("the passphrase"):
         return f"{problem}; correct what ssh_key_passphrase_env or ssh_key_passphrase_file leads to."
@@ -264,7 +273,7 @@ def _secret_file(target: Target, setting: str, file: str) -> str:
             if stat.S_IMODE(facts.st_mode) & 0o077 or facts.st_uid not in (os.getuid(), 0):
                 raise ConfigError(
                     f"{target}: others can read or own {file}, where {setting} leads to; run "
-                    f"`chmod 600 {file}` as its owner, who has to be the server's user."
+                    f"`chmod 600 {shlex.quote(file)}` as its owner, who has to be the server's user."
                 )
             text = opened.read(SECRET_MAX).decode("utf-8")
     except OSError as error:

@@ -10,8 +10,9 @@ import base64
 import fcntl
 import hmac
 import os
+import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,16 +47,52 @@ def look_up(files: Sequence[Path], name: str) -> Known:
     Raises:
         OSError: a file cannot be read.
     """
-    hosts = asyncssh.SSHKnownHosts()
-    for path in files:
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
-                hosts.load(line)
-    keys, authorities, revoked = hosts.match(name, "", None)[:3]
+    lines = [line for file in files for line in file.read_text("utf-8", "replace").split("\n")]
+    keys, authorities, revoked = _marked(lines, name)
     if not name.startswith("["):
         return Known(keys, [], authorities, revoked)
-    portless, more_authorities, more_revoked = hosts.match(name[1:].rpartition("]")[0], "", None)[:3]
+    portless, more_authorities, more_revoked = _marked(lines, name[1:].rpartition("]")[0])
     return Known(keys, portless, [*authorities, *more_authorities], [*revoked, *more_revoked])
+
+
+def _marked(lines: Iterable[str], name: str) -> list[list[asyncssh.SSHKey]]:
+    """Return the keys that are for a name: those without a mark, authorities, revoked ones."""
+    found: dict[str, list[asyncssh.SSHKey]] = {"": [], "@cert-authority": [], "@revoked": []}
+    for line in lines:
+        with suppress(ValueError):  # of too few words, or no key
+            mark, rest = line.split(None, 1) if line.lstrip().startswith("@") else ("", line)
+            patterns, key = rest.split(None, 1)
+            if mark in found and _is_for(patterns, name):
+                found[mark].append(asyncssh.import_public_key(key))
+    return list(found.values())
+
+
+def _is_for(patterns: str, name: str) -> bool:
+    """Tell whether a line's first field means a name, as OpenSSH takes it.
+
+    asyncssh takes an empty pattern for everybody's and a network for a pattern, and minds capitals.
+    """
+    if patterns.startswith("|"):
+        return _is_hash_of(patterns, name)
+    every = patterns.lower().split(",")
+    negated = [one.startswith("!") for one in every if _fits(one.removeprefix("!"), name.lower())]
+    return bool(negated) and not any(negated)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    if "*" not in pattern and "?" not in pattern:
+        return pattern == name
+    expression = "".join({"*": ".*", "?": "."}.get(sign, re.escape(sign)) for sign in pattern)
+    return re.fullmatch(expression, name) is not None
+
+
+def _is_hash_of(field: str, name: str) -> bool:
+    with suppress(ValueError):
+        _, version, salt, digest = field.split("|")
+        return version == "1" and hmac.compare_digest(
+            _digest(base64.b64decode(salt), name), base64.b64decode(digest)
+        )
+    return False
 
 
 def record(path: Path, name: str, key: asyncssh.SSHKey, hashed: bool) -> Known:
@@ -74,8 +111,18 @@ def record(path: Path, name: str, key: asyncssh.SSHKey, hashed: bool) -> Known:
         end = os.lseek(file, 0, os.SEEK_END)
         torn = end > 0 and os.pread(file, 1, end - 1) != b"\n"
         line = f"{_hashed(name) if hashed else name} {_public(key)}\n".encode()
-        os.write(file, b"\n" + line if torn else line)
+        _append(file, b"\n" + line if torn else line, end)
         return Known([key], known.portless, known.authorities, known.revoked)
+
+
+def _append(file: int, data: bytes, end: int) -> None:
+    """Write all of it, or leave the file as it was; after a short write the next says why."""
+    try:
+        while data:
+            data = data[os.write(file, data) :]
+    except OSError:
+        os.ftruncate(file, end)
+        raise
 
 
 @contextmanager
@@ -94,8 +141,11 @@ def _locked(path: Path) -> Iterator[int]:
 
 def _hashed(name: str) -> str:
     salt = os.urandom(20)
-    digest = hmac.new(salt, name.encode(), "sha1").digest()
-    return "|1|" + "|".join(base64.b64encode(part).decode() for part in (salt, digest))
+    return "|1|" + "|".join(base64.b64encode(part).decode() for part in (salt, _digest(salt, name)))
+
+
+def _digest(salt: bytes, name: str) -> bytes:
+    return hmac.new(salt, name.encode(), "sha1").digest()
 
 
 def _public(key: asyncssh.SSHKey) -> str:

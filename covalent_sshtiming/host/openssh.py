@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -258,12 +259,14 @@ def _by_hand(target: Target) -> str:
     """Return what a user may type to see for themselves."""
     port = f" -p {target.port}" if target.port not in (None, 22) else ""
     user = f" -l {target.username}" if target.username else ""
-    known = f" -o UserKnownHostsFile={target.known_hosts_file}" if target.known_hosts_file else ""
+    known = (
+        f" -o UserKnownHostsFile={shlex.quote(target.known_hosts_file)}" if target.known_hosts_file else ""
+    )
     return f"ssh{port}{user}{known} {target.hostname}"
 
 
 def _remove(target: Target) -> str:
-    file = f" -f {target.known_hosts_file}" if target.known_hosts_file else ""
+    file = f" -f {shlex.quote(target.known_hosts_file)}" if target.known_hosts_file else ""
     return f"ssh-keygen -R '{_recorded(target.hostname, target.port)}'{file}"
 
 

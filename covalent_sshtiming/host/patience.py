@@ -1,8 +1,8 @@
 """Patience: how long a task waits for a connection, and the error that it ends with when that is over.
 
 Owns the difference between a task that was never sent, which follows the error of the last attempt,
-and one that was, which waits out `reconnect_timeout`; and the pause between two attempts. When to
-attempt is `host`'s to decide.
+and one that was, which waits out `reconnect_timeout`; the pause between two attempts; and the end of a
+cancelled task that its machine does not end. When to attempt is `host`'s to decide.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import random
 import time
 
 from covalent_sshtiming.errors import ConnectionLostError, HostKeyChanged, SSHTimingError
+from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.target import Target
-from covalent_sshtiming.host.task import Task
+from covalent_sshtiming.host.task import Task, ended_here
 
 _BACKOFF_MAX = 30.0
 
@@ -38,6 +39,16 @@ def give_up_if_due(target: Target, task: Task, error: SSHTimingError, lost_at: f
             waited = time.monotonic() - task.at["begun"]
             error = type(error)(f"{error} Gave up after {task.failures} attempts in {waited:.0f} s.")
         task.fail(error)
+
+
+def give_up_on_end(target: Target, session: Session, task: Task) -> None:
+    """End a cancelled task here that its machine has not ended; on a lost session, the next one asks anew."""
+    doubt = (
+        f"{target}: the machine has not ended the cancelled task within {target.ending:g} s. It may still "
+        f"run there; `covalent-sshtiming jobs {target.label}` lists what does."
+    )
+    if session.alive:
+        task.succeed(ended_here(task, session.hello, doubt))
 
 
 def pause(target: Target, failures: int) -> float:

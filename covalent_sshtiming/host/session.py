@@ -14,27 +14,20 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from covalent_sshtiming.errors import (
-    ConnectError,
-    ProtocolError,
-    RemoteEnvError,
-    SSHTimingError,
-    TransferError,
-)
-from covalent_sshtiming.host import bootstrap
+from covalent_sshtiming.errors import ConnectError, ProtocolError, SSHTimingError
+from covalent_sshtiming.host import bootstrap, refusals
 from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.clock import Clock
+from covalent_sshtiming.host.environment import SAID_MAX, Said
 from covalent_sshtiming.host.streams import Receiver, Streams
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.remote import wire
 
-STDERR_MAX = 64 * 1024
 LATER = 0.02  # seconds that what is in no hurry waits for company
 WORTH_A_COPY = 16 * 1024  # bytes of a frame that is put together with others
 STRAY_FRAMES = 1000  # that brought nothing, between two pings of ours
 STRAY_BYTES = 16 << 20  # the same, in bytes
 DRIP = 4096  # bytes of a frame that is not whole yet, which count as a sign of life
-NO_PYTHON = (126, 127)  # a shell's statuses for a command that it cannot run, or cannot find
 
 
 class Session:
@@ -56,6 +49,7 @@ class Session:
         self.error: SSHTimingError | None = None  # why it ended, if it did not by our own wish
         self.nonce = os.urandom(12).hex()
         self.target = target
+        self.said = Said()
         self._on_frame = on_frame
         self._on_lost = on_lost
         self._streams: Streams | None = None
@@ -63,7 +57,6 @@ class Session:
         self._announced: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._greeted: asyncio.Future[None] = loop.create_future()
         self._decoder = wire.Decoder()
-        self._stderr = bytearray()
         self._ended = False
         self._status: int | None = None
         self._outgoing: list[bytes] = []  # frames that leave together
@@ -86,7 +79,7 @@ class Session:
             self._streams = await opener(command, self)
             announced = await self._within(self._announced)
             if "refused" in announced:
-                raise _refusal(self.target, announced)
+                raise refusals.refused(self.target, self.said, announced)
             if announced.get("archive") == "need":
                 self.write(bootstrap.archive().data)
             self.send(
@@ -108,16 +101,11 @@ class Session:
         try:
             return await asyncio.wait_for(asyncio.shield(future), self.target.connect_timeout)
         except asyncio.TimeoutError as error:
-            heard = self._heard_text()
-            raise ConnectError(
-                f"{self.target}: logged in, but its shell did not start our program within "
-                f"{self.target.connect_timeout:g} s{heard}; does a start-up file wait for input?"
-            ) from error
+            raise refusals.slow(self.target, self.said, self._noise) from error
 
-    def _heard_text(self) -> str:
-        noise = self._preamble.noise if self._preamble else b""
-        text = printable(bytes(self._stderr) or noise)
-        return f" (it printed: {text})" if text else ""
+    @property
+    def _noise(self) -> bytes:
+        return self._preamble.noise if self._preamble else b""
 
     # ---- what the streams tell
 
@@ -175,10 +163,9 @@ class Session:
             raise wire.ProtocolError("it floods us with what nobody asked for")
 
     def complained(self, data: bytes) -> None:
-        """Keep the beginning of stderr, for error messages."""
-        room = STDERR_MAX - len(self._stderr)
-        self._stderr += data[:room]
-        if len(data) > room and not self._ended:
+        """Keep the end of stderr, for error messages."""
+        self.said.hear(data)
+        if self.said.size > SAID_MAX and not self._ended:
             try:
                 self._stray(len(data))
             except wire.ProtocolError as error:
@@ -194,7 +181,7 @@ class Session:
     def lost(self, status: int | None) -> None:
         """Note the end of the streams, and tell the host once."""
         self._status = status
-        self.fail(self._early_end(status))
+        self.fail(refusals.ended(self.target, status, self.said, self._noise))
 
     def fail(self, error: SSHTimingError) -> None:
         """End this connection for a reason of our own, and tell the host once."""
@@ -208,31 +195,6 @@ class Session:
                 future.set_exception(error)
                 future.exception()  # nobody may be waiting for this one any more
         self._on_lost(self)
-
-    def _early_end(self, status: int | None) -> SSHTimingError:
-        """Say why the streams ended before the hello; after it, nobody reads this."""
-        target, said = self.target, printable(bytes(self._stderr))
-        if "SSHTIMING-spool:" in said:
-            cause = said.split("SSHTIMING-spool:")[1].strip()
-            return TransferError(f"{target}: no place for tasks: {cause}. Set remote_spool to another one.")
-        if "SSHTIMING-cache:" in said:
-            cause = said.split("SSHTIMING-cache:")[1].strip()
-            return TransferError(
-                f"{target}: our program cannot be stored there: {cause}. Set remote_cache to another place."
-            )
-        if "SSHTIMING-agent:" in said:
-            return RemoteEnvError(f"{target}: {said.split('SSHTIMING-agent:')[1].strip()}")
-        if status in NO_PYTHON:
-            return _no_python(target, said)
-        if status is None:
-            return ConnectError(f"{target}: the connection was lost while our program started.")
-        runs = (
-            f"is python_path {target.python_path!r} a Python" if target.python_path else "can it run Python"
-        )
-        return RemoteEnvError(
-            f"{target}: our program ended with status {status} before it could serve{self._heard_text()}. "
-            f"Does the login shell run commands, and {runs}?"
-        )
 
     # ---- writing
 
@@ -304,37 +266,3 @@ class Session:
 def _settle(future: asyncio.Future[Any], value: Any) -> None:
     if not future.done():
         future.set_result(value)
-
-
-def _no_python(target: Target, said: str) -> SSHTimingError:
-    said = f" ({said})" if said else ""
-    if target.python_path:
-        return RemoteEnvError(
-            f"{target}: python_path {target.python_path!r} cannot be run there{said}; set it to a Python "
-            f"{target.python} of that machine."
-        )
-    return RemoteEnvError(
-        f"{target}: no Python was found there: neither python{target.python} nor python3 is on the login "
-        f"shell's PATH{said}. Install Python {target.python}, or set python_path."
-    )
-
-
-def _refusal(target: Target, facts: dict[str, Any]) -> SSHTimingError:
-    """Word what the doorman could not accept."""
-    found = printable(str(facts.get("python")), 20)
-    where = printable(str(facts.get("executable")), 200)
-    if facts["refused"] == "python_too_old":
-        return RemoteEnvError(
-            f"{target}: Python {found} ({where}) is too old, 3.8 is the oldest that works. Install Python "
-            f"{target.python} there, the version that pickled this electron, or set python_path to one."
-        )
-    if facts["refused"] == "python_version":
-        return RemoteEnvError(
-            f"{target}: this electron was pickled by Python {target.python}, and {where} there is Python "
-            f"{found}, which cannot safely load it. Install Python {target.python} there, or set "
-            "python_path to one."
-        )
-    text = printable(str(facts.get("text")))
-    return TransferError(
-        f"{target}: our program cannot be stored there: {text}. Set remote_cache to another place."
-    )

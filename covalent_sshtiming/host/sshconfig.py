@@ -11,10 +11,13 @@ from __future__ import annotations
 
 import getpass
 import glob
+import grp
 import os
+import pwd
 import re
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ USER_DIRECTORY = Path("~/.ssh")
 SYSTEM_DIRECTORY = Path("/etc/ssh")
 KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
 SYSTEM_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
+INCLUDES_MAX = 16  # deep, as OpenSSH has it
 DEFAULT_KEYS = ("id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_xmss", "id_dsa")
 _EXPANDED = (
     "CertificateFile",
@@ -48,9 +52,13 @@ class _Config(SSHClientConfig):
         nothing: Any = None
         super().__init__(nothing, False, False, final, getpass.getuser(), user, target.hostname, port)
         self._tokens["%"] = "%"
+        self._for = target
+        self._depth = 0
 
     def parse(self, path: Path) -> None:
         """Read one file, and what it includes."""
+        if not path.is_relative_to(SYSTEM_DIRECTORY):
+            _check_owner(self._for, path)
         self._path, self._line_no, self._matching = path, 0, True
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             self._line_no += 1
@@ -75,6 +83,9 @@ class _Config(SSHClientConfig):
 
     def _include(self, option: str, args: list[str]) -> None:  # noqa: ARG002 - asyncssh's signature
         path, line = self._path, self._line_no
+        self._depth += 1
+        if self._depth > INCLUDES_MAX:
+            self._error(f"Include leads over {INCLUDES_MAX} files deep, or in a circle")
         system = path.is_relative_to(SYSTEM_DIRECTORY)
         directory = SYSTEM_DIRECTORY if system else USER_DIRECTORY.expanduser()
         for pattern in args:
@@ -83,6 +94,7 @@ class _Config(SSHClientConfig):
                 if Path(name).is_file():
                     self.parse(Path(name))
         self._path, self._line_no, self._matching = path, line, True
+        self._depth -= 1
         args.clear()
 
     def _match(self, option: str, args: list[str]) -> None:
@@ -151,6 +163,28 @@ def config_files() -> list[Path]:
     """Return the ssh configuration files that there are, the user's own first: it wins."""
     paths = [USER_DIRECTORY.expanduser() / "config", SYSTEM_DIRECTORY / "ssh_config"]
     return [path for path in paths if path.is_file()]
+
+
+def _check_owner(target: Target, path: Path) -> None:
+    """Refuse a user's configuration that others could have written, as OpenSSH does; raises ConfigError.
+
+    A group of the user's own, as many systems give each one, has no others in it.
+    """
+    found = path.stat()
+    loose = found.st_mode & (0o002 if _is_own_group(found.st_gid) else 0o022)
+    if found.st_uid not in (0, os.getuid()) or loose:
+        raise ConfigError(
+            f"{target}: others can write or own {path}, and so choose what runs here; run "
+            f"`chmod go-w {shlex.quote(str(path))}` as its owner, who has to be the server's user or root."
+        )
+
+
+def _is_own_group(number: int) -> bool:
+    with suppress(KeyError):
+        user, group = pwd.getpwuid(os.getuid()), grp.getgrgid(number)
+        named_alike = (group.gr_gid, group.gr_name) == (user.pw_gid, user.pw_name)
+        return named_alike and set(group.gr_mem) <= {user.pw_name}
+    return False
 
 
 def resolve(target: Target) -> Way:

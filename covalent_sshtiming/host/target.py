@@ -7,6 +7,7 @@ an environment variable or of a file. How a login is made of it is `sshconfig`'s
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from dataclasses import dataclass, field, replace
 
@@ -16,7 +17,7 @@ OPENSSH = "openssh"
 
 @dataclass(frozen=True)
 class Target:
-    """One machine, as one user, with one Python; None leaves the choice to the ssh config.
+    """One machine, as one user, with one Python in one environment; None leaves it to the ssh config.
 
     `python` is the minor version that the electron was pickled with, "3.11"; a `local` one is this
     machine, without SSH; the times are seconds. A `jump` is a machine on the way to another one; its
@@ -41,6 +42,8 @@ class Target:
     known_hosts_file: str | None = None
     transport: str = ASYNCSSH
     python_path: str = ""
+    conda_env: str = ""
+    setup: tuple[str, ...] = field(default=(), repr=False)
     cache: str = ""
     spool: str = ""
     connect_timeout: float = 20.0
@@ -50,6 +53,7 @@ class Target:
     idle_timeout: float = 300.0
     ping: float = 15.0  # between two signs of life asked for
     silence: float = 40.0  # after which a session is lost; with a ping's wait, noticed within 60 s
+    ending: float = 60.0  # that a machine which answers may take to end a cancelled task
     jump: bool = False
 
     @property
@@ -58,8 +62,14 @@ class Target:
 
         A local agent has our environment, so another environment is another agent.
         """
-        facts = [self.python_path, *(sorted(map(str, os.environ.items())) if self.local else ())]
-        return hashlib.sha256("\0".join(facts).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+        ours = sorted(os.environ.items()) if self.local else []
+        facts = json.dumps([self.python_path, self.conda_env, self.setup, ours])
+        return hashlib.sha256(facts.encode()).hexdigest()[:16]
+
+    @property
+    def prepares(self) -> bool:
+        """Whether anything is to be done in the shell there before Python starts."""
+        return bool(self.setup or self.conda_env)
 
     def by_way_of(self, hostname: str, port: int | None, username: str | None) -> Target:
         """Return a machine on the way to this one: the same keys, agent and policy, but no password."""

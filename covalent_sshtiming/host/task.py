@@ -76,7 +76,10 @@ class Request:
 
 @dataclass
 class Outcome:
-    """How a task ended, as the far side tells it; all of it is a stranger's word, and plain data."""
+    """How a task ended, as the far side tells it; all of it is a stranger's word, and plain data.
+
+    `doubt` is ours: why what it says may not be so, where nobody told us.
+    """
 
     ended: dict[str, Any]
     stdout: bytes
@@ -84,6 +87,7 @@ class Outcome:
     machine: dict[str, Any]
     waits: dict[str, float | None]
     clock: Offset | None = None
+    doubt: str = ""
 
 
 @dataclass
@@ -163,31 +167,38 @@ class Task:
             self.future.set_exception(error)
 
 
-def never_ran(task: Task, machine: dict[str, Any]) -> Outcome:
-    """Return the outcome of a task that was ended before it was sent."""
-    return Outcome({"status": "cancelled"}, b"", b"", dict(machine), task.waits())
+def ended_here(task: Task, machine: dict[str, Any], doubt: str = "") -> Outcome:
+    """Return the outcome of a task that was ended here: before it was sent, or in doubt about its machine."""
+    stdout, stderr = (bytes(output.data) for output in task.outputs)
+    return Outcome({"status": "cancelled"}, stdout, stderr, dict(machine), task.waits(), doubt=doubt)
 
 
 class Inquiry(Task):
-    """A question for the list of tasks, which waits for its answer as a task does for its end."""
+    """A question for the list of tasks, which waits for its answer as a task does for its end.
 
-    def __init__(self, number: int) -> None:
+    `keep` makes of each thing told what is to be kept of it, or None: JSON takes thirty times its size.
+    """
+
+    def __init__(self, number: int, keep: Callable[[object], Any]) -> None:
         super().__init__(number, Request("", {}, 0, lambda: ()), Nowhere())
-        self.found: list[Any] = []
-        self._size = 0
+        self._keep = keep
+        self.clear()
 
     def add(self, body: bytes) -> None:
         """Take some of the tasks; raises ValueError for what is no list, or too long a one."""
         more = wire.json_value(body, "list of tasks")
         self._size += len(body)
-        if not isinstance(more, list) or len(self.found) + len(more) > _JOBS_MAX or self._size > _JOBS_BYTES:
+        if not isinstance(more, list) or self._size > _JOBS_BYTES:
             raise ValueError("not a list of tasks")
-        self.found += more
+        self._told += len(more)
+        if self._told > _JOBS_MAX:
+            raise ValueError("not a list of tasks")
+        self.found += [kept for one in more if (kept := self._keep(one)) is not None]
 
     def clear(self) -> None:
         """Start from nothing, on a new connection."""
-        self.found.clear()
-        self._size = 0
+        self.found: list[Any] = []
+        self._told = self._size = 0
 
 
 class Nowhere:

@@ -16,7 +16,7 @@ import sys
 import time
 from typing import Any, Callable, Iterator
 
-from . import crew, facts, places, wire
+from . import crew, facts, places, wire, worker
 from .connection import HOLD_SECONDS, Connection, Gone
 from .desk import Desk
 from .foreman import Foreman
@@ -109,8 +109,7 @@ class Agent:
         if self._warm:
             return
         self._warm = True
-        import cloudpickle  # noqa: F401 - for the workers, which inherit it
-
+        worker.rehearsed_request()  # for the workers, which inherit it, and cloudpickle with it
         _let_installed_modules_come_first()
         gc.freeze()
 

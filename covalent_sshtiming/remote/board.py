@@ -1,30 +1,53 @@
 """The board: memory that a worker shares with its supervisor, for what the one tells the other.
 
-Owns its layout: the call's first mark, which the supervisor needs where a task is killed in its call, and
-the worker's report. It takes no descriptor that a function could close and no disk that could be full.
+Owns its layout: when each phase began and what had been used by then, what else of the task there was when
+the call began, and the worker's report. All but the report is known of a task that is killed too. It takes
+no descriptor that a function could close and no disk that could be full.
 """
 
 import json
 import math
 import mmap
 import struct
-from typing import Any, Dict, NamedTuple, Optional
+from typing import Any, Dict, Iterable, NamedTuple, Optional
 
+PHASES = ("start", "before", "load", "call", "after", "dump", "exit")
 SIZE = 4 << 20  # bytes of address space; of memory only what is written to
-_FIRST = struct.Struct("=ddd")
+RELATIVES = 4096
+
+_MARK = struct.Struct("=ddd")
+_GAP = struct.Struct("=dQ")
 _LENGTH = struct.Struct("=Q")
-_TEXT_AT = _FIRST.size + _LENGTH.size
+_RELATIVE = struct.Struct("=iid")
+_GAP_AT = len(PHASES) * _MARK.size
+_LENGTH_AT = _GAP_AT + _GAP.size
+_TEXT_AT = _LENGTH_AT + _LENGTH.size
+_RELATIVES_AT = SIZE - RELATIVES * _RELATIVE.size
 
 
-class FirstMark(NamedTuple):
-    """The call's first mark, as the supervisor sees it.
-
-    gap: how far the group's account of CPU seconds is ahead of what the worker knew of; None without.
-    """
+class Mark(NamedTuple):
+    """A phase's first moment, and the CPU seconds that worker and waited-for children had used by then."""
 
     wall: float
+    user: float
+    system: float
+
+    @property
+    def cpu(self) -> float:
+        """Their sum, which is exact where the split is not."""
+        return self.user + self.system
+
+
+class Relative(NamedTuple):
+    """Another process of the task: its parent, and the CPU seconds that it and those it waited for used."""
+
+    parent: int
     cpu: float
-    gap: "Optional[float]"
+
+
+def _is_finite(values: "Iterable[float]") -> bool:
+    """Whether all of them are numbers that JSON knows; user code may have written over them."""
+    return all(map(math.isfinite, values))
 
 
 class Board:
@@ -33,27 +56,57 @@ class Board:
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, SIZE)
 
-    def mark(self, wall: float, cpu: float, gap: "Optional[float]") -> None:
-        """Leave the call's first mark."""
-        _FIRST.pack_into(self._memory, 0, wall, cpu, math.nan if gap is None else gap)
+    def begin(self, phase: str, mark: Mark) -> None:
+        """Leave a phase's first mark."""
+        _MARK.pack_into(self._memory, PHASES.index(phase) * _MARK.size, *mark)
 
-    def first_mark(self) -> "Optional[FirstMark]":
-        """Return the call's first mark; None if the call was never reached."""
-        wall, cpu, gap = _FIRST.unpack_from(self._memory, 0)
-        return FirstMark(wall, cpu, None if math.isnan(gap) else gap) if wall else None
+    def marks(self) -> "Dict[str, Mark]":
+        """Return the first mark of each phase that was reached, in their order; none that makes no sense."""
+        marks = [Mark(*_MARK.unpack_from(self._memory, at)) for at in range(0, _GAP_AT, _MARK.size)]
+        return {phase: mark for phase, mark in zip(PHASES, marks) if mark.wall and _is_finite(mark)}
+
+    def surround(self, gap: "Optional[float]", older: "Dict[int, Relative]") -> None:
+        """Leave what the call's figures are differences to.
+
+        gap: CPU seconds by which the group's account is ahead of what the worker knows of; None without.
+        older: the task's other processes; the first 4096 are kept.
+        """
+        kept = list(older.items())[:RELATIVES]
+        _GAP.pack_into(self._memory, _GAP_AT, math.nan if gap is None else gap, len(kept))
+        for index, (pid, relative) in enumerate(kept):
+            _RELATIVE.pack_into(self._memory, _RELATIVES_AT + index * _RELATIVE.size, pid, *relative)
+
+    def gap(self) -> "Optional[float]":
+        """Return how far the group was ahead when the call began."""
+        gap: float = _GAP.unpack_from(self._memory, _GAP_AT)[0]
+        return gap if math.isfinite(gap) else None
+
+    def older(self) -> "Dict[int, Relative]":
+        """Return the task's other processes as they were when the call began."""
+        found = {}
+        for index in range(min(_GAP.unpack_from(self._memory, _GAP_AT)[1], RELATIVES)):
+            pid, *rest = _RELATIVE.unpack_from(self._memory, _RELATIVES_AT + index * _RELATIVE.size)
+            if _is_finite(rest):
+                found[pid] = Relative(*rest)
+        return found
 
     def leave(self, report: "Dict[str, Any]") -> None:
         """Leave the report; its length comes last, so half a report is none."""
         text = json.dumps(report).encode()
-        if len(text) > SIZE - _TEXT_AT:
+        if len(text) > _RELATIVES_AT - _TEXT_AT:
             raise ValueError("report of %d bytes" % len(text))
         self._memory[_TEXT_AT : _TEXT_AT + len(text)] = text
-        _LENGTH.pack_into(self._memory, _FIRST.size, len(text))
+        _LENGTH.pack_into(self._memory, _LENGTH_AT, len(text))
+
+    @property
+    def has_report(self) -> bool:
+        """Whether a report was left, be it a good one or not."""
+        return bool(_LENGTH.unpack_from(self._memory, _LENGTH_AT)[0])
 
     def report(self) -> "Dict[str, Any]":
         """Return the report; {} where none was left, or something else was written over it."""
-        size = _LENGTH.unpack_from(self._memory, _FIRST.size)[0]
-        if not 0 < size <= SIZE - _TEXT_AT:
+        size = _LENGTH.unpack_from(self._memory, _LENGTH_AT)[0]
+        if not 0 < size <= _RELATIVES_AT - _TEXT_AT:
             return {}
         try:
             found = json.loads(self._memory[_TEXT_AT : _TEXT_AT + size].decode())

@@ -26,26 +26,48 @@ def announce(nonce, facts):
         data = data[os.write(1, data) :]
 
 
-def leave(nonce, code, text):
-    # type: (str, str, str) -> None
+def leave(nonce, code, text="", found=None):
+    # type: (str, str, str, Any) -> None
     """Say why this interpreter or machine cannot serve, and end."""
     facts = {
         "refused": code,
         "text": text,
         "python": "%d.%d.%d" % tuple(sys.version_info[:3]),
         "executable": sys.executable,
+        "conda": os.path.isdir(os.path.join(sys.prefix, "conda-meta")),
+        "found": found,
     }
     announce(nonce, facts)
     sys.exit(3)
+
+
+def look_around(python):
+    # type: (str) -> Dict[str, str]
+    """Return where there is a Python of that version, and what could make one."""
+    import glob
+
+    home = os.path.expanduser("~")
+    pythons = glob.glob(os.path.join(home, ".pyenv", "versions", python + ".*", "bin", "python3"))
+    found = {"python": pythons[0]} if pythons else {}
+    places = [place for place in os.environ.get("PATH", "").split(os.pathsep) if place]
+    usual = (".local/bin", ".pyenv/bin", "miniforge3/bin", "miniconda3/bin")
+    places += [os.path.join(home, place) for place in usual]
+    for place in places:
+        for name in ("python" + python, "uv", "conda", "mamba", "micromamba", "pyenv"):
+            path = os.path.join(place, name)
+            # A version manager's shim for what is not installed looks like a Python.
+            if os.access(path, os.X_OK) and "shims" not in path:
+                found.setdefault("python" if name == "python" + python else name, path)
+    return found
 
 
 def check_python(params):
     # type: (Dict[str, Any]) -> None
     """Refuse an interpreter that cannot load what another minor version pickled; "" is any."""
     if sys.version_info[:2] < (3, 8):
-        leave(params["nonce"], "python_too_old", "")
+        leave(params["nonce"], "python_too_old", found=look_around(params["python"]))
     if params["python"] not in ("", "%d.%d" % tuple(sys.version_info[:2])):
-        leave(params["nonce"], "python_version", "")
+        leave(params["nonce"], "python_version", found=look_around(params["python"]))
 
 
 def read_exactly(size):
@@ -107,7 +129,7 @@ def archive(params):
     import tempfile
 
     cache = os.path.expanduser(params["cache"] or "~/.cache/covalent-sshtiming")
-    place = os.path.join(os.path.abspath(cache), params["archive"][:32])
+    place = os.path.join(os.path.realpath(cache), params["archive"][:32])
     if os.path.isdir(place):
         check_owner(place)
         announce(params["nonce"], {"archive": "have"})

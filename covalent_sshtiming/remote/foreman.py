@@ -136,9 +136,9 @@ class Foreman:
         return found
 
     def _requeue(self, directory: str) -> None:
-        """Queue a request that lies on disk, if this agent's Python is the one that it needs."""
+        """Queue a request that lies on disk, if this agent's Python and environment are what it needs."""
         head = tasks.read_head(directory)
-        if head and head.get("python") == self._python:
+        if head and head.get("python") == self._python and places.same_flavor(head.get("agent"), self._name):
             self.enqueue(head)
 
     def cancel(self, key: str) -> "Optional[int]":

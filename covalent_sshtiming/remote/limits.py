@@ -1,7 +1,8 @@
 """Limits on what one task may use, where the kernel has them; on Linux only.
 
 Owns both ways: the task's control group, which counts all its processes together, and resource limits of the
-worker, which each of its processes inherits. They are set on the waiting worker, before it is let go.
+worker, which each of its processes inherits. They are set on the waiting worker, before it is let go. Owns
+also what the worker takes back after the call, to be able to tell how that went.
 """
 
 import os
@@ -9,6 +10,8 @@ import resource
 from typing import Any, Dict, Optional
 
 from . import cgroup, platforms
+
+OWN_DESCRIPTORS = 64
 
 
 def impose(order: "Dict[str, Any]", worker: int, group: "Optional[cgroup.Group]") -> None:
@@ -21,6 +24,24 @@ def impose(order: "Dict[str, Any]", worker: int, group: "Optional[cgroup.Group]"
     if isinstance(processes, int) and processes > 0 and not (group and group.limit("pids.max", processes)):
         # This one counts all processes and threads of the user, so those of others are added.
         _limit(worker, resource.RLIMIT_NPROC, _threads_of_user() + processes)
+
+
+def regain() -> None:
+    """Raise what a function has used up or lowered, as far as the hard limits go: descriptors, file sizes."""
+    _raise(resource.RLIMIT_NOFILE, max(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 1024) + OWN_DESCRIPTORS)
+    _raise(resource.RLIMIT_FSIZE, resource.RLIM_INFINITY)
+
+
+def _raise(what: int, wanted: int) -> None:
+    soft, hard = resource.getrlimit(what)
+    if soft in (hard, resource.RLIM_INFINITY):
+        return
+    if hard != resource.RLIM_INFINITY:
+        wanted = hard if wanted == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(what, (wanted, hard))
+    except (OSError, ValueError):
+        pass
 
 
 def _limit(pid: int, what: int, most: int) -> None:

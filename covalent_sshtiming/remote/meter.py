@@ -10,6 +10,8 @@ import sys
 import time
 from typing import Any, Dict, NamedTuple
 
+from .board import Mark
+
 
 class Snapshot(NamedTuple):
     """What had been used at one moment: seconds, and rusage of self and of waited-for children."""
@@ -19,9 +21,10 @@ class Snapshot(NamedTuple):
     children: "resource.struct_rusage"
 
     @property
-    def cpu(self) -> float:
-        """CPU seconds so far, user and system, self and children."""
-        return seconds(self.own) + seconds(self.children)
+    def mark(self) -> Mark:
+        """The same, self and children in one."""
+        user = self.own.ru_utime + self.children.ru_utime
+        return Mark(self.wall, user, self.own.ru_stime + self.children.ru_stime)
 
 
 def snapshot() -> Snapshot:
@@ -46,11 +49,6 @@ def seconds(usage: "resource.struct_rusage") -> float:
 def peak(usage: "resource.struct_rusage") -> int:
     """Bytes that the process had in memory at most, with what it inherited by fork and exec (ru_maxrss)."""
     return int(usage.ru_maxrss) * (1 if sys.platform == "darwin" else 1024)
-
-
-def phase(before: Snapshot, after: Snapshot) -> "Dict[str, float]":
-    """Wall and CPU seconds between two marks."""
-    return {"wall_s": exact(after.wall - before.wall), "cpu_s": exact(after.cpu - before.cpu)}
 
 
 def call_figures(before: Snapshot, after: Snapshot) -> "Dict[str, Any]":

@@ -89,9 +89,16 @@ def rooms(base: str) -> None:
 
 
 def agent_id(place: str, flavor: str) -> str:
-    """Name the agent of this interpreter, environment flavor and archive."""
-    text = "\0".join((sys.executable or "", sys.prefix, flavor, place))
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    """Name the agent of this interpreter, environment flavor and archive; the flavor comes first."""
+    text = "\0".join((sys.executable or "", sys.prefix, place))
+    return "".join(
+        hashlib.sha256(part.encode("utf-8", "surrogateescape")).hexdigest()[:8] for part in (flavor, text)
+    )
+
+
+def same_flavor(agent: Any, other: str) -> bool:
+    """Tell whether two agents' names are of one flavor, so that a task of one can run in the other."""
+    return isinstance(agent, str) and agent[:8] == other[:8]
 
 
 def socket_path(base: str, agent: str) -> str:

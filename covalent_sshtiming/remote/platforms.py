@@ -11,7 +11,10 @@ import sys
 import time
 from typing import Dict, List, Optional
 
+from .board import Relative
+
 LINUX = sys.platform.startswith("linux")
+_TICK = 1.0 / os.sysconf("SC_CLK_TCK")
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _libc = ctypes.CDLL(None, use_errno=True) if LINUX else None  # loaded once, before any fork
@@ -103,21 +106,31 @@ def read_small(path: str, limit: int = 8192) -> bytes:
         os.close(handle)
 
 
-def relatives(supervisor: int) -> "Dict[int, float]":
-    """Map each other process of this worker's task to the CPU seconds it has used, by its CPU clock.
+def relatives(supervisor: int) -> "Optional[Dict[int, Relative]]":
+    """Return each other process of this worker's task, zombies too; None where they cannot be listed.
 
+    CPU seconds are those of its CPU clock, and of the children that it has waited for, in whole hundredths.
     The common case, that there is none, costs one small read where the kernel lists children.
     """
-    if not LINUX or _is_alone(supervisor):
+    if not LINUX:
+        return None
+    if _is_alone(supervisor):
         return {}
-    found = {}
-    for pid in descendants(supervisor):
-        if pid != os.getpid():
-            try:
-                found[pid] = time.clock_gettime((~pid << 3) | 2)
-            except OSError:  # it has ended, or is only waited for
-                found[pid] = 0.0
-    return found
+    try:
+        found = {pid: _relative(pid) for pid in descendants(supervisor) if pid != os.getpid()}
+    except OSError:  # no descriptor left
+        return None
+    return {pid: relative for pid, relative in found.items() if relative is not None}
+
+
+def _relative(pid: int) -> "Optional[Relative]":
+    """Look at one process; None where it is gone meanwhile."""
+    fields = stat_fields(pid)
+    try:
+        own = time.clock_gettime((~pid << 3) | 2)
+    except OSError:
+        return None
+    return Relative(int(fields[1]), own + sum(map(int, fields[13:15])) * _TICK) if fields else None
 
 
 def _is_alone(supervisor: int) -> bool:
@@ -132,6 +145,18 @@ def _is_alone(supervisor: int) -> bool:
             b"%d" % os.getpid()
         ]
     return False
+
+
+def next_ended() -> int:
+    """Return a child that has ended and waits to be reaped, 0 where none has; -1, any, off Linux.
+
+    Raises:
+        ChildProcessError: if there is no child.
+    """
+    if not LINUX:
+        return -1
+    found = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    return found.si_pid if found else 0
 
 
 def session_members(session: int) -> "List[int]":

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import courier, figures, limits, meter, places, platforms, standby, surroundings
+from . import courier, figures, limits, places, platforms, standby, surroundings
 
 WAKE_BYTES = 16 * 1024  # an order, with the longest facts of a task
 SLOTS_MAX = 64  # descriptors in one order
@@ -118,7 +118,9 @@ class Supervisor:
         self.agent_gone = False
         self.spent = False  # a child of ours hangs that the next task would be charged for
         self.oom_kills: "Optional[int]" = None  # of the whole machine, when the worker was let go
+        self.forgetful = False  # whether a worker that left no report had SIGCHLD ignored
         self.woken = self.left = time.monotonic()
+        self.started = self.finished = time.time()
 
     def see_through(self) -> None:
         """Take the lock, start the worker, wait for everything, publish; or touch nothing."""
@@ -218,17 +220,19 @@ class Supervisor:
         """Wait for every child that has ended; true while any is left."""
         while True:
             try:
-                pid, status, usage = os.wait4(-1, os.WNOHANG)
+                ended = platforms.next_ended()
+                if ended == self.crew.pid and not self.crew.board.has_report:
+                    self.forgetful = surroundings.forgets_children(ended)
+                pid, status, usage = os.wait4(ended, os.WNOHANG) if ended else (0, 0, None)
             except ChildProcessError:
                 return False
-            if pid == 0:
+            if usage is None or pid == 0:
                 return True
             if pid == self.crew.pid:
                 self.status, self.usage, self.left = status, usage, time.monotonic()
+                self.finished = time.time()
             else:
-                self.orphans.append(
-                    figures.Orphan(pid, time.monotonic(), meter.seconds(usage), meter.peak(usage))
-                )
+                self.orphans.append(figures.Orphan(pid, time.monotonic(), usage))
 
     def _signal(self, number: int) -> None:
         if platforms.LINUX:
@@ -268,9 +272,19 @@ class Supervisor:
         return oom_words(of_group, self.oom_kills, surroundings.oom_kills())
 
     def _seen(self) -> figures.Seen:
-        queued = float(self.order["queued"])
-        crew = self.crew
-        return figures.Seen(self.usage, self.orphans, crew.board, crew.group, queued, self.woken, self.left)
+        return figures.Seen(
+            worker=self.crew.pid,
+            usage=self.usage,
+            forgetful=self.forgetful,
+            orphans=self.orphans,
+            board=self.crew.board,
+            group=self.crew.group,
+            queued=float(self.order["queued"]),
+            woken=self.woken,
+            left=self.left,
+            started=self.started,
+            finished=self.finished,
+        )
 
     def _publish(self, ended: "Dict[str, Any]") -> None:
         content = json.dumps(ended).encode()

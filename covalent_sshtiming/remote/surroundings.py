@@ -9,7 +9,7 @@ few microseconds, and lies outside the measured interval. What a platform does n
 import os
 import signal
 import time
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 from . import platforms
 
@@ -20,6 +20,7 @@ _IO = (
     (b"write_bytes:", "write_bytes"),
 )
 _TICK = 1.0 / os.sysconf("SC_CLK_TCK")
+_THREAD_TRIES = 8  # milliseconds at least
 _STEAL_FIELD = 8  # of the first line of /proc/stat, behind its name
 
 
@@ -71,18 +72,38 @@ def difference(before: "Dict[str, Any]", after: "Dict[str, Any]") -> "Dict[str, 
 def status() -> "Tuple[Optional[int], bool, Optional[int]]":
     """Return (peak bytes since `reset_peak`, whether SIGCHLD is ignored, threads besides the main one).
 
-    Where it is ignored the kernel forgets what children have used. A thread that was joined leaves the
-    kernel's list a moment later, so a first count above 0 is taken again after a millisecond.
+    Where it is ignored the kernel forgets what children have used.
     """
     text = platforms.read_small("/proc/self/status")
     peak, ignored = _number(text, b"VmHWM:", 10), _number(text, b"SigIgn:", 16)
     threads = _number(text, b"Threads:", 10)
     if peak is None or ignored is None or threads is None:
         return None, signal.getsignal(signal.SIGCHLD) == signal.SIG_IGN, None
-    if threads > 1:
+    others = _threads_that_stay() if threads > 1 else 0
+    return peak * 1024, bool(ignored >> (signal.SIGCHLD - 1) & 1), others
+
+
+def _threads_that_stay() -> int:
+    """Count the threads besides the main one.
+
+    A thread that was joined leaves the kernel's list only when it is next given a CPU, so as long as one
+    is not asleep the count is taken again.
+    """
+    states: "List[bytes]" = []
+    for _ in range(_THREAD_TRIES):
         time.sleep(0.001)
-        threads = _number(platforms.read_small("/proc/self/status"), b"Threads:", 10) or 1
-    return peak * 1024, bool(ignored >> (signal.SIGCHLD - 1) & 1), threads - 1
+        threads = [name for name in os.listdir("/proc/self/task") if int(name) != os.getpid()]
+        stats = [platforms.read_small("/proc/self/task/%s/stat" % name) for name in threads]
+        states = [stat.rpartition(b")")[2].split(None, 1)[0] for stat in stats if stat]
+        if all(state == b"S" for state in states):
+            break
+    return len(states)
+
+
+def forgets_children(pid: int) -> bool:
+    """Whether a process that has ended, and was not reaped yet, had SIGCHLD ignored."""
+    ignored = _number(platforms.read_small("/proc/%d/status" % pid), b"SigIgn:", 16) or 0
+    return bool(ignored >> (signal.SIGCHLD - 1) & 1)
 
 
 def anonymous() -> int:

@@ -95,7 +95,6 @@ class Request:
 def run(directory: str, spool: str, mask: int, marks: phases.Phases, board: Board) -> None:
     """Run the task in `directory` to its report; never raises, never returns to the caller's loop."""
     report: "Dict[str, Any]" = {"status": "failed"}
-    started = time.time()
     owner = os.getpid()
     try:
         os.umask(0o077)
@@ -110,13 +109,12 @@ def run(directory: str, spool: str, mask: int, marks: phases.Phases, board: Boar
         report["error"] = dict(describe(error, marks.name), phase=marks.name)
     marks.enter("exit")
     _flush()
-    _leave(board, report, marks, started)
+    board.leave(dict(report, call=marks.call, left=marks.left))
+    _close_streams()
 
 
-def _leave(board: Board, report: "Dict[str, Any]", marks: phases.Phases, started: float) -> None:
-    """Leave the report with what the marks say, and let the streams go, which wakes the supervisor."""
-    report.update(phases=marks.costs, call=marks.call, started=started, finished=time.time())
-    board.leave(dict(report, left=marks.last.wall))
+def _close_streams() -> None:
+    """Let the streams go, which wakes the supervisor."""
     for handle in (1, 2):
         try:
             os.close(handle)
@@ -171,12 +169,11 @@ def rehearse(board: Board, group: "Optional[cgroup.Group]", mask: int) -> int:
     a fork has as its own.
     """
     marks = phases.Phases(time.monotonic(), board, group)
-    request = Request(io.BytesIO(_rehearsed_request()))
+    request = Request(io.BytesIO(rehearsed_request()))
     _stand(request.spec, mask)
     report = _perform(request, marks, "", "")
     marks.enter("exit")
-    report.update(phases=marks.costs, call=marks.call)
-    board.leave(report)
+    board.leave(dict(report, call=marks.call, left=marks.left))
     board.clear()
     return surroundings.anonymous()
 
@@ -184,7 +181,7 @@ def rehearse(board: Board, group: "Optional[cgroup.Group]", mask: int) -> int:
 _kept_request = b""
 
 
-def _rehearsed_request() -> bytes:
+def rehearsed_request() -> bytes:
     """Return the request of a function that does nothing; made once, in the agent, for all its forks."""
     global _kept_request  # noqa: PLW0603 - a cache without functools, whose own would be one more page
     if not _kept_request:
@@ -226,7 +223,11 @@ def _perform(request: Request, marks: phases.Phases, path: str, spool: str) -> "
     value = function(*args, **kwargs)
     marks.enter("after")
     _end_if_copy(owner)
-    _run_hooks(after, spool, owner)
+    if after:
+        try:
+            _run_hooks(after, spool, owner)
+        finally:
+            marks.look_again()
     marks.enter("dump")
     return _dump(value, path, int(spec["max_result_bytes"]), owner)
 

@@ -64,7 +64,7 @@ def to_trace(log: Reader, chosen: Selection, out: IO[bytes]) -> int:
     """Write a Chrome trace; return how many tasks are in it."""
     count = 0
     for text, tasks in trace(chosen.of(log.rows({*NEEDED, *SELECTED_BY}))):
-        out.write(text.encode())
+        out.write(text)
         count += tasks
     return count
 
@@ -81,13 +81,26 @@ class Unwritable(OSError):
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """Open a file for writing that gets its name when the block has ended well, and else is gone.
 
+    Of a link, what it leads to is written. What is there and is no file, such as a pipe, stays
+    and is written to.
+
     Raises:
-        Unwritable: if there can be no such file, or not the whole of it.
+        Unwritable: if there can be no such file, or not the whole of it; for any OSError of the block's, too.
     """
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                yield file
+        else:
+            with _put_in_place(path.resolve()) as file:
+                yield file
     except OSError as error:
         raise Unwritable(error.errno, error.strerror, str(path)) from error
+
+
+@contextmanager
+def _put_in_place(path: Path) -> Iterator[IO[bytes]]:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     part = Path(name)
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -96,8 +109,6 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         os.umask(umask)
         part.chmod(path.stat().st_mode & 0o777 if path.exists() else 0o666 & ~umask)
         part.rename(path)
-    except BaseException as error:
+    except BaseException:
         part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.errno and error.filename in (None, name):  # a full disk
-            raise Unwritable(error.errno, error.strerror, str(path)) from error
         raise

@@ -10,17 +10,21 @@ import errno
 import glob
 import gzip
 import os
+import re
 import zlib
 from collections.abc import Iterable, Iterator
-from io import BufferedIOBase, BufferedReader
+from io import BufferedIOBase
 from pathlib import Path
+from typing import BinaryIO
 
 from covalent_sshtiming.errors import ConfigError
 
 _RECORD_SUFFIXES = {".jsonl", ".ndjson"}
+_ROTATED = re.compile(r"(.+)\.(\d{8}T\d{6}Z(?:-\d+)?)(?:\.gz)?")  # what `rotation` makes of a name
 _GZIP = b"\x1f\x8b"
 # A record has 8 KiB at the very most by its own rules; a file without newlines is not read into memory.
 MAX_LINE = 1024 * 1024
+_BUFFER = 256 * 1024
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
@@ -63,14 +67,23 @@ def files_of(path: str | os.PathLike[str]) -> list[Path]:
     log = expanded(path)
     if not log.exists() and glob.has_magic(str(log)):
         found = [Path(name) for name in sorted(glob.glob(str(log)))]  # noqa: PTH207 - Path.glob takes no ~ or root
-        # The sentences of a log whose records are read too would count everything twice.
-        files = [one for one in found if one.is_file() and records_path(one) not in {*found} - {one}]
-        return files or _missing(log)
+        # By either name once, or the sentences of a log would count its records twice.
+        files = dict.fromkeys(file for one in found if one.is_file() for file in files_of(one))
+        return list(files) or _missing(log)
     records = records_path(log)
-    beside = [records] * records.exists() + shards(records)
+    beside = [records] * records.exists() + shards(records) or _rotated_records(log)
     if beside:
         return beside
     return [log] if log.exists() else _missing(records)
+
+
+def _rotated_records(path: Path) -> list[Path]:
+    """Return the records that were rotated away together with a file of sentences, packed or not."""
+    match = _ROTATED.fullmatch(path.name)
+    if match is None:
+        return []
+    records = f"{records_path(path.with_name(match[1])).name}.{match[2]}"
+    return [one for name in (records, f"{records}.gz") if (one := path.with_name(name)).exists()][:1]
 
 
 def _missing(path: Path) -> list[Path]:
@@ -84,7 +97,7 @@ def lines(files: Iterable[Path]) -> Iterator[bytes]:
     written, or was cut off, and is left alone; so is what follows the damage in a damaged gzip file.
     """
     for path in files:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=_BUFFER) as file:
             start = file.read(2)
             file.seek(0)
             if start == _GZIP:
@@ -93,14 +106,14 @@ def lines(files: Iterable[Path]) -> Iterator[bytes]:
                 yield from _finished(file)
 
 
-def _unpacked(file: BufferedReader) -> Iterator[bytes]:
+def _unpacked(file: BinaryIO) -> Iterator[bytes]:
     try:
         yield from _finished(gzip.GzipFile(fileobj=file))
     except (EOFError, gzip.BadGzipFile, zlib.error):
         yield b"damaged gzip\n"  # one bad line, so that it is counted
 
 
-def _finished(file: BufferedIOBase) -> Iterator[bytes]:
+def _finished(file: BufferedIOBase | BinaryIO) -> Iterator[bytes]:
     while line := file.readline(MAX_LINE):
         if line.endswith(b"\n"):
             if not line.isspace():
@@ -138,10 +151,11 @@ class Tail:
             known = self._read.get(identity, 0)
             place = known if known <= status.st_size else 0  # a shorter file was begun anew
             file.seek(place)
-            for line in file:
-                if not line.endswith(b"\n"):
+            while line := file.readline(MAX_LINE):
+                whole = line.endswith(b"\n")
+                if not whole and len(line) < MAX_LINE:
                     break
                 place += len(line)
                 self._read[identity] = place
-                if not line.isspace():
+                if whole and not line.isspace():
                     yield line

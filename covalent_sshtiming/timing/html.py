@@ -104,12 +104,12 @@ class Page:
 def _about(count: int, times: Sequence[float], sources: Sequence[str]) -> str:
     from datetime import datetime, timezone
 
-    where = ", ".join(sources)
+    where, tasks = ", ".join(sources), "1 task" if count == 1 else f"{count} tasks"
     if not times:
-        return f"{count} tasks in {where}"
+        return f"{tasks} in {where}"
     ends = (datetime.fromtimestamp(time, timezone.utc).isoformat() for time in (min(times), max(times)))
     first, last = (moment(text) for text in ends)
-    return f"{count} tasks, submitted from {first} to {last} UTC, in {where}"
+    return f"{tasks}, submitted from {first} to {last} UTC, in {where}"
 
 
 def _hash(text: str) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -18,12 +19,21 @@ from typing import Annotated, Any
 import msgspec
 
 from covalent_sshtiming.timing.files import files_of, lines
-from covalent_sshtiming.timing.record import FIELDS, MAX_TEXT, SCHEMA, TimingRecord, printable
+from covalent_sshtiming.timing.record import (
+    FIELDS,
+    MAX_REAL,
+    MAX_TEXT,
+    SCHEMA,
+    SCHEMA_NAME,
+    OtherSchema,
+    TimingRecord,
+    printable,
+)
 
 _MAX_INT = 2**63 - 1
 _TYPES: dict[str, Any] = {
     "str": str | None,
-    "float": float | None,
+    "float": Annotated[float, msgspec.Meta(ge=-MAX_REAL, le=MAX_REAL)] | None,
     "int": Annotated[int, msgspec.Meta(ge=-_MAX_INT, le=_MAX_INT)] | None,
     "bool": bool | None,
 }
@@ -38,36 +48,42 @@ class Reader:
 
     Attributes:
         files: what is read, in this order.
-        bad_lines: how many lines of the last pass were no record.
+        bad_lines: how many lines of the last pass were no record that can be read.
+        others: how many of these were records of another schema, by its name.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = list(files)
         self.bad_lines = 0
+        self.others: Counter[str] = Counter()
 
     def rows(self, names: Iterable[str]) -> Iterator[Row]:
         """Yield of each record the fields of these names, as attributes."""
+        for _, row in self._pairs(names):
+            yield row
+
+    def _pairs(self, names: Iterable[str]) -> Iterator[tuple[bytes, Row]]:
+        """Yield each line that is a record, and what of it was asked for; count the others."""
         decode = decoder(frozenset(names))
         self.bad_lines = 0
+        self.others.clear()
         for line in lines(self.files):
             row = decode(line)
-            if row is None:
-                self.bad_lines += 1
-            else:
-                yield row
+            if row is not None:
+                yield line, row
+                continue
+            self.bad_lines += 1
+            other = _other_schema(line)
+            if other is not None:
+                self.others[other] += 1
 
     def find(self, prefix: str) -> list[TimingRecord]:
         """Return the records whose id begins so; of several with one id, the last."""
-        needle = prefix.encode("ascii", "replace")
-        head, whole = decoder(frozenset({"record_id"})), decoder(frozenset(FIELDS))
+        whole = decoder(frozenset(FIELDS))
         found: dict[str, TimingRecord] = {}
-        for line in lines(self.files):
-            if (
-                needle in line
-                and (row := head(line)) is not None
-                and (row.record_id or "").startswith(prefix)
-            ):
-                found[row.record_id or ""] = record_of(whole(line))
+        for line, row in self._pairs({"record_id"}):
+            if row.record_id is not None and row.record_id.startswith(prefix):
+                found[row.record_id] = record_of(whole(line))
         return list(found.values())
 
     def records(self) -> Iterator[TimingRecord]:
@@ -126,6 +142,19 @@ def decoder(names: frozenset[str]) -> Callable[[bytes], Row | None]:
         return row
 
     return decode
+
+
+def _other_schema(line: bytes) -> str | None:
+    """Return the schema of a line that is a record of ours, by another version."""
+    if SCHEMA_NAME.encode() not in line:
+        return None
+    try:
+        TimingRecord.from_json(line.decode("utf-8", "replace"))
+    except OtherSchema as error:
+        return error.schema
+    except ValueError:
+        pass
+    return None
 
 
 def _fields() -> list[Any]:

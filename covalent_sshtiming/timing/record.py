@@ -10,16 +10,18 @@ notebook's table.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from covalent_sshtiming.timing.markup import html_table
 
-SCHEMA = "sshtiming.task/1"
+SCHEMA_NAME = "sshtiming.task/"
+SCHEMA = f"{SCHEMA_NAME}1"
 MAX_TEXT = 4096
+MAX_REAL = 1e15  # no second, core or load goes so far, and sums of such stay finite
 _MAX_INT = 2**63 - 1
+_SHOWN_SCHEMA = 40
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,13 +183,32 @@ class TimingRecord:
         return html_table(["field", "value"], known)
 
 
+class OtherSchema(ValueError):
+    """A record of ours, written by a version that this one cannot read.
+
+    Attributes:
+        schema: what the record says of itself, fit for a terminal.
+    """
+
+    def __init__(self, schema: str) -> None:
+        self.schema = (printable(schema) or "")[:_SHOWN_SCHEMA]
+        super().__init__(_other(schema))
+
+
 def _check_schema(schema: object) -> None:
     """Accept this schema and later minors of it (`/1.2`), which only add fields."""
-    if not isinstance(schema, str) or (schema != SCHEMA and not schema.startswith(f"{SCHEMA}.")):
-        raise ValueError(
-            f"This record's schema is {schema!r:.80}, but this covalent-sshtiming reads {SCHEMA!r}; "
-            "read it with the version that wrote it."
-        )
+    if isinstance(schema, str) and (schema == SCHEMA or schema.startswith(f"{SCHEMA}.")):
+        return
+    if isinstance(schema, str) and schema.startswith(SCHEMA_NAME):
+        raise OtherSchema(schema)
+    raise ValueError(_other(schema))
+
+
+def _other(schema: object) -> str:
+    return (
+        f"This record's schema is {schema!r:.80}, but this covalent-sshtiming reads {SCHEMA!r}; "
+        "read it with the version that wrote it."
+    )
 
 
 def printable(value: object) -> str | None:
@@ -199,13 +220,10 @@ def printable(value: object) -> str | None:
 
 
 def _real(value: object) -> float | None:
-    """A finite float; JSON knows neither NaN nor infinity."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    """A float of a size that one can reckon with; neither NaN nor infinity, which JSON does not know."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_REAL:
         return None
-    try:
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
+    return float(value)
 
 
 def _whole(value: object) -> int | None:

@@ -7,9 +7,11 @@ what was broken off has cost as much.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any
 
 from covalent_sshtiming.timing import units
@@ -68,6 +70,8 @@ class Selection:
             tests.append(lambda row: (row.submitted_at or "") >= since)
         if until:
             tests.append(lambda row: row.submitted_at is not None and row.submitted_at < until)
+        if len(tests) == 1:  # the usual case, and 100,000 times as many calls
+            return tests[0]
         return lambda row: all(test(row) for test in tests)
 
     def of(self, rows: Iterable[Any]) -> Iterator[Any]:
@@ -179,7 +183,8 @@ class _Tally:
 
 
 def _total(*parts: list[float]) -> float | None:
-    return sum(map(sum, parts)) if any(parts) else None
+    """Return the exact sum, which is the same for every Python and every order of the tasks."""
+    return math.fsum(chain(*parts)) if any(parts) else None
 
 
 @dataclass(frozen=True)
@@ -228,7 +233,7 @@ def summarise(rows: Iterable[Any], by: Sequence[str]) -> Summary:
         if tally is None:
             tally = tallies[keys] = _Tally()
         tally.add(row)
-    all_cpu = sum(tally.cpu_total or 0.0 for tally in tallies.values())
+    all_cpu = math.fsum(tally.cpu_total or 0.0 for tally in tallies.values())
     groups = [tally.group(dict(zip(by, keys, strict=True)), all_cpu) for keys, tally in tallies.items()]
     # Equal costs are told apart by name, so that the same log gives the same table.
     groups.sort(key=lambda group: (-(group.cpu_s_total or 0.0), [str(key) for key in group.keys.values()]))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from covalent_sshtiming.timing.reading import Reader, reader_of
-from covalent_sshtiming.timing.record import TimingRecord
+from covalent_sshtiming.timing.record import FIELDS, TimingRecord
 
 if TYPE_CHECKING:
     from covalent_sshtiming.timing.report import Summary
@@ -42,15 +42,22 @@ class Timings:
         _ = self.records
         return self._reader.bad_lines
 
-    def summary(self, by: Sequence[str] = ("function",)) -> Summary:
+    def summary(self, by: str | Sequence[str] = ("function",)) -> Summary:
         """Return count, failures and costs for each group, as the verb `stats` shows them.
 
         Args:
-            by: the fields to group by, such as function, host, dispatch_id and status.
+            by: the field or fields to group by, such as function, host, dispatch_id and status.
+
+        Raises:
+            ValueError: for what is no field of a record.
         """
         from covalent_sshtiming.timing.report import NEEDED, summarise
 
-        return summarise(self._reader.rows({*NEEDED, *by}), by)
+        names = (by,) if isinstance(by, str) else tuple(by)
+        for name in names:
+            if name not in FIELDS:
+                raise ValueError(f"{name!r:.80} is no field of a record; one is {', '.join(FIELDS[:6])}, ...")
+        return summarise(self._reader.rows({*NEEDED, *names}), names)
 
     def to_arrow(self) -> Any:
         """Return a pyarrow.Table with the record's own types.

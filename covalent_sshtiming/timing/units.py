@@ -8,6 +8,7 @@ NOTHING = "-"
 _MINUTE = 60.0
 _HOUR = 3600.0
 _DAY = 86400.0
+_LAST_YEAR = 9998  # a time in the calendar's last year may be rounded to one beyond it
 _AGES = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -63,6 +64,8 @@ def seconds_of(text: str | None) -> float | None:
         parsed = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         return None
+    if parsed.year > _LAST_YEAR:
+        return None
     return (parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp()
 
 
@@ -78,7 +81,7 @@ def instant(text: str, now: datetime) -> str:
     number = text.rstrip("abcdefghijklmnopqrstuvwxyz")
     unit = text[len(number) :]
     try:
-        if unit in _AGES:
+        if unit in _AGES and not number.startswith("-"):
             meant = now - timedelta(seconds=float(number) * _AGES[unit])
         else:
             meant = datetime.fromisoformat(text.replace("Z", "+00:00"))

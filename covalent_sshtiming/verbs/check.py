@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from covalent_sshtiming.verbs import shared
+from covalent_sshtiming.verbs.tables import console
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +34,7 @@ _STATES: dict[bool | None, tuple[str, str]] = {
 _NARROW = 40  # columns for the details, below which they go under their step
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Go to a machine step by step; say what fails.")
 @click.argument("host", metavar="HOST")
 @click.option(
     "-o",
@@ -48,11 +49,9 @@ _NARROW = 40  # columns for the details, below which they go under their step
     is_flag=True,
     help="Let the running Covalent server do it: its key agent, PATH and covalent.conf count, not yours.",
 )
-@click.option("--json", "as_json", is_flag=True, help="A list of flat objects, unrounded.")
+@shared.listing
 @click.option("--in-server", is_flag=True, hidden=True)  # what --through-dispatcher runs over there
-def check(
-    *, host: str, options: Sequence[str], through_dispatcher: bool, as_json: bool, in_server: bool
-) -> None:
+def check(*, host: str, options: Sequence[str], through_dispatcher: bool, form: str, in_server: bool) -> None:
     """Connect to HOST as an electron would, step by step, and time each step.
 
     HOST is a machine of covalent.conf, or [user@]machine[:port]. The first step that fails is explained
@@ -62,10 +61,10 @@ def check(
     overrides = dict(map(_override, options))
     steps = _far_steps(host, options) if through_dispatcher else None
     found: list[Step] = []
-    report = found.append if as_json else _printer(found)
+    report = _printer(found) if form == "table" else found.append
     good = _replayed(steps, report) if steps is not None else _walked(host, overrides, report, in_server)
-    if as_json:
-        shared.write_data("json", [step.to_dict() for step in found])
+    if form != "table":
+        shared.write_data(form, [step.to_dict() for step in found])
     if not good:
         raise click.exceptions.Exit(1)
 
@@ -116,7 +115,7 @@ def _printer(found: list[Step]) -> Callable[[Step], None]:
     """Return what prints a step as it comes, and keeps it."""
     from covalent_sshtiming.checking.walk import STEPS
 
-    out = shared.console()
+    out = console()
     width = max(map(len, STEPS))
 
     def report(step: Step) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from covalent_sshtiming.verbs import shared
-from covalent_sshtiming.verbs.shared import Column
+from covalent_sshtiming.verbs.tables import Column, write_table
 
 if TYPE_CHECKING:
     from covalent_sshtiming.timing.change import Change, Limit
@@ -55,7 +55,7 @@ def _limits(_context: click.Context, _parameter: click.Parameter, values: tuple[
         raise click.BadParameter(f"{error}.") from error
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="What has changed between two logs or periods.")
 @click.argument("a", metavar="A")
 @click.argument("b", metavar="B")
 @click.option("--log", "logs", multiple=True, metavar="FILE", help="Log of dispatches and periods.")
@@ -77,12 +77,12 @@ def compare(
 
     A and B are logs, dispatches (the beginning of an id will do) or periods: FROM..TO, where either may be
     absent. Only tasks that completed count. The interval is that of a bootstrap; where it leaves 0 out,
-    a function takes "more" or "less", and it takes six tasks on each side to say so.
+    a function takes "more" or "less". It takes six tasks on each side to say so, for p95 twenty.
     """
     from covalent_sshtiming.timing.change import changes, costs
     from covalent_sshtiming.timing.report import SELECTED_BY
 
-    with shared.reading_errors():
+    with shared.reading():
         sides = [_side(text, logs, chosen) for text in (a, b)]
         read = [costs(_rows(side, {*SELECTED_BY, figure}), figure) for side in sides]
     parts = list(dict.fromkeys([0.5, *(limit.part for limit in limits)]))
@@ -90,7 +90,7 @@ def compare(
     if form != "table":
         shared.write_data(form, [one.to_dict() for one in found])
     elif found:
-        shared.write_table(_COLUMNS, [_cells(one, figure) for one in found])
+        write_table(_COLUMNS, [_cells(one, figure) for one in found])
     for log in [side.log for side in sides][: 1 if sides[0].log.files == sides[1].log.files else 2]:
         shared.speak_of(log, shown=len(found))
     broken = [(one, limit) for limit in limits for one in found if _breaks(one, limit)]
@@ -141,6 +141,7 @@ def _rows(side: _Side, names: set[str]) -> list[Any]:
     rows = list(side.chosen.of(side.log.rows(names)))
     where = ", ".join(map(str, side.log.files))
     if not rows:
+        shared.speak_of_left_out(side.log)
         raise click.ClickException(
             f"{side.name!r:.80} is no log, and no task in {where} is of such a dispatch or period."
             if side.chosen.dispatch == side.name

@@ -12,7 +12,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="The how-to's workflow, once, on private servers.")
 @click.option(
     "--host",
     metavar="[USER@]MACHINE[:PORT]",

@@ -23,38 +23,33 @@ Examples:
 _FORMS = ("csv", "parquet", "trace")
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="CSV, Parquet or a Chrome trace.")
 @shared.files_argument
-@click.option("-o", "--output", metavar="OUT", help="File; its name's end says the form. Else stdout.")
+@click.option(
+    "-o", "--output", default="-", metavar="OUT", help="File; its name's end says the form. Else stdout."
+)
 @click.option("--format", "form", type=click.Choice(_FORMS), help="If the name does not say it; else csv.")
 @shared.selecting
-def export(*, files: tuple[str, ...], output: str | None, form: str | None, chosen: Selection) -> None:
+def export(*, files: tuple[str, ...], output: str, form: str | None, chosen: Selection) -> None:
     """Write tasks as CSV, as Parquet or as a Chrome trace, which ui.perfetto.dev opens.
 
     Every field of the record is a column, whatever the log has of it. Parquet needs pyarrow:
     python -m pip install 'covalent-sshtiming[parquet]'.
     """
-    from covalent_sshtiming.timing.export import SUFFIXES, WRITERS, Unwritable, whole_file
+    from covalent_sshtiming.timing.export import SUFFIXES, WRITERS
 
-    form = form or (SUFFIXES.get(Path(output).suffix.lower()) if output else "csv")
+    form = form or (SUFFIXES.get(Path(output).suffix.lower()) if output != "-" else "csv")
     if form is None:
         raise click.UsageError(
             f"{output!r} does not say the form: end it in .csv, .parquet or .json, or add --format."
         )
-    if form == "parquet" and not output and sys.stdout.isatty():
+    if form == "parquet" and output == "-" and sys.stdout.isatty():
         raise click.UsageError("Parquet is nothing for a terminal: name a file with -o.")
     log = shared.open_log(files)
     try:
-        if output:
-            with whole_file(Path(output)) as out, shared.reading_errors():
-                count = WRITERS[form](log, chosen, out)
-        else:
-            with shared.reading_errors():
-                count = WRITERS[form](log, chosen, sys.stdout.buffer)
-    except Unwritable as error:
-        raise click.ClickException(f"{error.filename} cannot be written: {error.strerror}.") from error
+        with shared.writing(output) as out, shared.reading():
+            count = WRITERS[form](log, chosen, out)
     except ModuleNotFoundError as error:
         raise click.ClickException(str(error)) from error
     shared.speak_of(log, shown=count)
-    if output:
-        click.echo(f"{output}: {count} {'task' if count == 1 else 'tasks'}.", err=True)
+    shared.speak_of_file(output, count)

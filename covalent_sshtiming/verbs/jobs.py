@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+
+from covalent_sshtiming.verbs import shared
+from covalent_sshtiming.verbs.tables import Column, write_table
 
 if TYPE_CHECKING:
     from covalent_sshtiming.visit import Brought, Job, Visit
@@ -21,16 +23,25 @@ Examples:
   covalent-sshtiming jobs gpubox --fetch all
   covalent-sshtiming jobs gpubox --kill 3f9a
 """
+_COLUMNS = (
+    Column("key"),
+    Column("state"),
+    Column("age", figures=True, goes=2),
+    Column("CPU", figures=True, goes=1),
+    Column("function"),
+    Column("dispatch", goes=4),
+    Column("node", figures=True, goes=3),
+)
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Tasks of yours that are still on a machine.")
 @click.argument("host", metavar="HOST")
 @click.option("--fetch", metavar="KEY|all", help="Bring a finished task's record, result and files home.")
 @click.option("--kill", metavar="KEY", help="End a task with all its processes.")
 @click.option("--clean", is_flag=True, help="Remove what has finished and nobody has fetched.")
 @click.option("--yes", is_flag=True, help="Do not ask before --clean.")
 @click.option("--log", "log_path", metavar="FILE", help="Timing log for --fetch, if not the configured one.")
-@click.option("--json", "as_json", is_flag=True, help="List as JSON, with whole keys.")
+@shared.listing
 def jobs(
     *,
     host: str,
@@ -39,7 +50,7 @@ def jobs(
     clean: bool,
     yes: bool,
     log_path: str | None,
-    as_json: bool,
+    form: str,
 ) -> None:
     """List the tasks of yours that are on HOST: queued, running, or finished and not fetched.
 
@@ -63,7 +74,7 @@ def jobs(
             elif clean:
                 await _clean(there, found, yes=yes)
             else:
-                _show(found, host, as_json=as_json)
+                _show(found, host, form)
 
     try:
         asyncio.run(go())
@@ -143,31 +154,30 @@ async def _clean(there: Visit, found: Sequence[Job], *, yes: bool) -> None:
     click.echo(f"Removed {len(chosen)}.", err=True)
 
 
-def _show(found: Sequence[Job], host: str, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps([job.to_dict() for job in found], indent=1))
+def _show(found: Sequence[Job], host: str, form: str) -> None:
+    if form != "table":
+        shared.write_data(form, [job.to_dict() for job in found])
         return
     if not found:
         click.echo(f"{host} has no task of yours.", err=True)
         return
     width = _unique(job.key for job in found)
-    rows = [["KEY", "STATE", "AGE", "CPU", "FUNCTION", "DISPATCH", "NODE"]]
-    for job in found:
-        state = job.status or job.state if job.state == "finished" else job.state
-        rows.append(
-            [
-                job.key[:width],
-                state + (" (waited for)" if job.watched else ""),
-                _duration(job.age_s),
-                "" if job.cpu_s is None else f"{job.cpu_s:.2f} s",
-                job.function,
-                job.dispatch_id[:8],
-                "" if job.node_id is None else str(job.node_id),
-            ]
-        )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(size) for cell, size in zip(row, widths, strict=True)).rstrip())
+    write_table(_COLUMNS, [_cells(job, width) for job in found])
+
+
+def _cells(job: Job, width: int) -> list[str]:
+    from covalent_sshtiming.timing import units
+
+    state = job.status or job.state if job.state == "finished" else job.state
+    return [
+        job.key[:width],
+        state + (" (waited for)" if job.watched else ""),
+        _duration(job.age_s),
+        units.duration(job.cpu_s),
+        job.function,
+        job.dispatch_id[:8],
+        units.NOTHING if job.node_id is None else str(job.node_id),
+    ]
 
 
 def _unique(keys: Any) -> int:
@@ -186,5 +196,5 @@ _UNITS: tuple[tuple[float, str, Callable[[float], str]], ...] = (
 
 def _duration(seconds: float | None) -> str:
     if seconds is None:
-        return ""
+        return "-"
     return next(f"{form(seconds)} {unit}" for limit, unit, form in _UNITS if seconds < limit)

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import heapq
 import itertools
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from covalent_sshtiming.verbs import shared
-from covalent_sshtiming.verbs.shared import Column
+from covalent_sshtiming.verbs.tables import (
+    Column,
+    aligned,
+    cells_wide,
+    console,
+    shortened,
+    speak_of_gone,
+    that_fit,
+    write_table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,11 +62,24 @@ _USUAL = (
     _Shown(_EFFICIENCY, Column("eff.", figures=True, goes=7)),
     _Shown("rss_peak_bytes", Column("peak", figures=True, goes=6)),
 )
+# Of a log of sentences nothing else is known.
+_OF_SENTENCES = (
+    _Shown("dispatch_id", Column("dispatch")),
+    _Shown("node_id", Column("node", figures=True)),
+    _Shown("cpu_s", Column("CPU", figures=True)),
+)
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="The newest tasks; with -f those that come.")
 @shared.files_argument
-@click.option("-n", "count", default=20, metavar="N", help="How many; 0 is all. Otherwise 20.")
+@click.option(
+    "-n",
+    "count",
+    default=20,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="How many; 0 is all. Otherwise 20.",
+)
 @click.option("--sort", metavar="FIELD", help="The largest of this field first, instead of the newest.")
 @click.option("--fields", metavar="A,B,...", help="These fields of the record; `all` is every one.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with those that come, until Ctrl-C.")
@@ -81,16 +105,19 @@ def log(
     if follow and (sort or form == "csv"):
         raise click.UsageError("-f goes with neither --sort nor --csv.")
     if follow:
-        _follow(files, count, names, chosen, form)
+        with contextlib.suppress(KeyboardInterrupt):  # which is how it ends
+            _follow(files, count, names, chosen, form)
         return
     source = shared.open_log(files)
-    with shared.reading_errors():
+    with shared.reading():
         rows = _largest(chosen.of(source.rows(_needed(names, by))), by, count)
     if form == "table":
+        if fields is None and not any(row.record_id or row.function for row in rows):
+            names = [shown.field for shown in _OF_SENTENCES]
         if rows:
-            shared.write_table(_columns(names), [_cells(row, names) for row in rows])
+            write_table(_columns(names), _lines(rows, names))
     else:
-        shared.write_data(form, [{name: _value(row, name) for name in names} for row in rows])
+        shared.write_data(form, _objects(rows, names))
     shared.speak_of(source, shown=len(rows))
 
 
@@ -102,7 +129,10 @@ def _names(fields: str | None, form: str) -> list[str]:
         return [shown.field for shown in _USUAL] + (["dispatch_id", "node_id"] if form != "table" else [])
     if fields == "all":
         return list(FIELDS)
-    return [_field(name.strip()) for name in fields.split(",") if name.strip()]
+    names = [_field(name.strip()) for name in fields.split(",") if name.strip()]
+    if not names:
+        raise click.UsageError("--fields is empty: write names of fields, with commas between, or `all`.")
+    return list(dict.fromkeys(names))
 
 
 def _field(name: str) -> str:
@@ -125,20 +155,22 @@ def _needed(names: Iterable[str], *more: str) -> set[str]:
     return wanted - {_EFFICIENCY} | {*_EFFICIENCY_OF} if _EFFICIENCY in wanted else wanted
 
 
-def _value(row: Any, name: str) -> Any:
+def _getter(name: str) -> Callable[[Any], Any]:
+    """Return the function from a row to its value of this name."""
     from covalent_sshtiming.timing.report import efficiency
 
-    if name == _EFFICIENCY:
-        return efficiency(row.cpu_s, row.wall_s, row.cores_available)
-    return getattr(row, name)
+    if name != _EFFICIENCY:
+        return attrgetter(name)
+    return lambda row: efficiency(row.cpu_s, row.wall_s, row.cores_available)
 
 
 def _largest(rows: Iterable[Any], by: str, count: int) -> list[Any]:
     """Return the rows with the largest values; of equal ones, and of those without any, the later first."""
     order = itertools.count()
+    value_of = _getter(by)
 
     def key(pair: tuple[int, Any]) -> tuple[bool, Any, int]:
-        value = _value(pair[1], by)
+        value = value_of(pair[1])
         return value is not None, 0 if value is None else value, pair[0]
 
     numbered = ((next(order), row) for row in rows)
@@ -150,35 +182,41 @@ def _largest(rows: Iterable[Any], by: str, count: int) -> list[Any]:
 
 
 def _columns(names: Sequence[str]) -> list[Column]:
-    usual = {shown.field: shown.column for shown in _USUAL}
-    if list(names) == list(usual):
-        return list(usual.values())
-    return [Column(name, figures=name not in _TEXTS) for name in names]
+    for usual in (_USUAL, _OF_SENTENCES):
+        if [shown.field for shown in usual] == list(names):
+            return [shown.column for shown in usual]
+    return [Column(name, figures=name not in _TEXTS, goes=place) for place, name in enumerate(names)]
 
 
 _TEXTS = {"record_id", "dispatch_id", "function", "host", "hostname", "status", "kind", "error_type"}
 
 
-def _cells(row: Any, names: Sequence[str]) -> list[str]:
-    return [_cell(name, _value(row, name)) for name in names]
+def _objects(rows: Iterable[Any], names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield each row for programs."""
+    ways = [(name, _getter(name)) for name in names]
+    for row in rows:
+        yield {name: get(row) for name, get in ways}
 
 
-def _cell(name: str, value: Any) -> str:
+def _lines(rows: Iterable[Any], names: Sequence[str]) -> Iterator[list[str]]:
+    """Yield each row as it is to be read."""
+    from covalent_sshtiming.timing.units import NOTHING
+
+    ways = [(_getter(name), _wording(name)) for name in names]
+    for row in rows:
+        yield [NOTHING if (value := get(row)) is None else word(value) for get, word in ways]
+
+
+def _wording(name: str) -> Callable[[Any], str]:
+    """Return how a field's values are worded."""
     from covalent_sshtiming.timing import units
 
-    if value is None:
-        return units.NOTHING
     if name == "record_id":
-        return str(value)[:8]
+        return lambda value: str(value)[:8]
     if name == _EFFICIENCY:
-        return units.share(value)
-    if name.endswith("_at"):
-        return units.moment(value)
-    if name.endswith("_s"):
-        return units.duration(value)
-    if name.endswith("_bytes"):
-        return units.size(value)
-    return str(value)
+        return units.share
+    ends: dict[str, Callable[[Any], str]] = {"_at": units.moment, "_s": units.duration, "_bytes": units.size}
+    return next((word for end, word in ends.items() if name.endswith(end)), str)
 
 
 def _follow(files: tuple[str, ...], count: int, names: list[str], chosen: Selection, form: str) -> None:
@@ -195,7 +233,8 @@ def _follow(files: tuple[str, ...], count: int, names: list[str], chosen: Select
     if form == "json":
 
         def printed(row: Any) -> None:
-            click.echo(json.dumps({name: _value(row, name) for name in names}, ensure_ascii=False))
+            (told,) = _objects([row], names)
+            click.echo(json.dumps(told, ensure_ascii=False))
     else:
         printed = _Aligned(names).write
     there = (row for line in tail.new() if (row := decode(line)) is not None and matches(row))
@@ -212,25 +251,26 @@ def _follow(files: tuple[str, ...], count: int, names: list[str], chosen: Select
 
 
 class _Aligned:
-    """Lines one by one, in columns that grow where they have to."""
+    """Lines one by one, in columns that grow where they have to, as far as the terminal has room."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self._names = names
         self._columns = _columns(names)
         least = {"submitted_at": 19, "function": 16, "host": 12, "status": 9, "record_id": 8}
         self._widths = [max(len(c.head), least.get(n, 8)) for c, n in zip(self._columns, names, strict=True)]
+        self._room = console().width
+        self._kept = that_fit(self._columns, self._widths, self._room)
         self._begun = False
 
     def write(self, row: Any) -> None:
         if not self._begun:
             self._begun = True
+            speak_of_gone(self._columns, self._kept)
             self._line([column.head for column in self._columns])
-        self._line(_cells(row, self._names))
+        (cells,) = _lines([row], self._names)
+        self._line(cells)
 
     def _line(self, cells: Sequence[str]) -> None:
-        self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, cells, strict=True)]
-        padded = (
-            cell.rjust(width) if column.figures else cell.ljust(width)
-            for cell, width, column in zip(cells, self._widths, self._columns, strict=True)
-        )
-        click.echo("  ".join(padded).rstrip())
+        self._widths = [max(width, cells_wide(cell)) for width, cell in zip(self._widths, cells, strict=True)]
+        widths = shortened(self._columns, self._widths, self._kept, self._room)
+        click.echo("  ".join(aligned(cells[i], widths[i], self._columns[i]) for i in self._kept).rstrip())

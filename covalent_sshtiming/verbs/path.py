@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
 from covalent_sshtiming.verbs import shared
@@ -16,12 +14,12 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
-@click.option("--json", "as_json", is_flag=True, help="A list with every file and its size.")
-def path(*, as_json: bool) -> None:
+@click.command(epilog=_EXAMPLES, short_help="Where the timing log is.")
+@shared.listing
+def path(*, form: str) -> None:
     """Print where the configured timing log is; several, if machines in covalent.conf have their own.
 
-    Whether there is anything yet is said on stderr.
+    Whether there is anything yet is said on stderr. --json and --csv have every file of a log, and its size.
     """
     from covalent_sshtiming.errors import SSHTimingError
     from covalent_sshtiming.timing.files import records_path, shards
@@ -32,13 +30,13 @@ def path(*, as_json: bool) -> None:
     except SSHTimingError as error:
         raise click.ClickException(str(error)) from error
     files = {log: [*dict.fromkeys((log, records_path(log))), *shards(records_path(log))] for log in logs}
-    if as_json:
+    if form != "table":
         every = [(log, file) for log in logs for file in files[log]]
         told = [
             {"log": str(log), "file": str(file), "bytes": file.stat().st_size if file.exists() else None}
             for log, file in every
         ]
-        click.echo(json.dumps(told, indent=1))
+        shared.write_data(form, told)
         return
     for log in logs:
         click.echo(str(log))

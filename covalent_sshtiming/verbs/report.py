@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -20,10 +19,10 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="One HTML file with charts and a table.")
 @shared.files_argument
 @click.option(
-    "-o", "--output", default="timings.html", metavar="OUT", help="File to write; else timings.html."
+    "-o", "--output", default="timings.html", metavar="OUT", help="File, or - for stdout; else timings.html."
 )
 @click.option("--title", default="Timings", metavar="TEXT", help="The page's heading.")
 @shared.selecting
@@ -33,18 +32,14 @@ def report(*, files: tuple[str, ...], output: str, title: str, chosen: Selection
     A timeline by machine, CPU against wall time, phases, the spread of each function, and all tasks to sort
     and filter. Opens in any browser of the last years, light or dark as that is.
     """
-    from covalent_sshtiming.timing.export import Unwritable, whole_file
     from covalent_sshtiming.timing.html import NEEDED, Page
     from covalent_sshtiming.timing.report import SELECTED_BY
 
     log = shared.open_log(files)
     page = Page()
-    with shared.reading_errors():
+    with shared.reading():
         page.add(chosen.of(log.rows({*NEEDED, *SELECTED_BY})))
-    try:
-        with whole_file(Path(output)) as out:
-            out.writelines(page.pieces(title, [path.name for path in log.files]))
-    except Unwritable as error:
-        raise click.ClickException(f"{error.filename} cannot be written: {error.strerror}.") from error
+    with shared.writing(output) as out:
+        out.writelines(page.pieces(title, [path.name for path in log.files]))
     shared.speak_of(log, shown=page.count)
-    click.echo(f"{output}: {page.count} {'task' if page.count == 1 else 'tasks'}.", err=True)
+    shared.speak_of_file(output, page.count)

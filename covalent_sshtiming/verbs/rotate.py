@@ -14,7 +14,7 @@ Examples:
 """
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="Begin a new timing log, and keep the old one.")
 @click.argument("file", metavar="[FILE]", required=False)
 @click.option("--gzip", "compress", is_flag=True, help="Compress what was renamed; every verb reads it so.")
 def rotate(*, file: str | None, compress: bool) -> None:

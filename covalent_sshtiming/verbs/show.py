@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from covalent_sshtiming.verbs import shared
+from covalent_sshtiming.verbs.tables import console, speaks_utf8
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,6 +41,7 @@ _THEMES = (
     ("Files", ("sent_files", "sent_bytes", "fetched_files", "fetched_bytes", "fetched_left")),
     ("", ("fetched_to", "fetched_names")),
 )
+_ROOM_FOR_CPU = 50  # columns, below which the bars need that of the phases' CPU time
 _UNITS = {
     "attempt": "",
     "cores_available": "cores",
@@ -57,7 +59,7 @@ _UNITS = {
 }
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="One task: phases, figures, what to keep in mind.")
 @click.argument("identity", metavar="ID")
 @shared.files_argument
 @click.option("--json", "as_json", is_flag=True, help="The record as one object.")
@@ -67,8 +69,9 @@ def show(*, identity: str, files: tuple[str, ...], as_json: bool) -> None:
     Fields of which nothing is known are left out of the table, and null in --json.
     """
     log = shared.open_log(files)
-    with shared.reading_errors():
+    with shared.reading():
         found = log.find(identity)
+    shared.speak_of_left_out(log)
     if not found:
         raise click.ClickException(
             f"no task has an id that begins with {identity!r} in {', '.join(map(str, log.files))}."
@@ -81,7 +84,7 @@ def show(*, identity: str, files: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         click.echo(found[0].to_json())
     else:
-        _print(shared.console(), found[0])
+        _print(console(), found[0])
 
 
 def _print(out: Console, record: TimingRecord) -> None:
@@ -126,16 +129,21 @@ def _print_phases(out: Console, record: TimingRecord, width: int) -> None:
     whole = sum(wall or 0.0 for _, wall, _ in known)
     if not known or not whole:
         return
-    mark = "█" if out.encoding.lower().startswith("utf") else "#"
-    room = max(10, width - 36)
+    mark = "█" if speaks_utf8(out) else "#"
+    with_cpu = width >= _ROOM_FOR_CPU
+    room = max(1, width - (36 if with_cpu else 25))
+
+    def front(name: str, wall: str, cpu: str) -> str:
+        return f"{name:<10}{wall:>10}" + (f"{cpu:>11}" if with_cpu else "")
+
     out.print()
-    out.print(Text(f"{'Phase':<10}{'wall':>10}{'CPU':>11}", "bold"))
+    out.print(Text(front("Phase", "wall", "CPU"), "bold"))
     before = 0.0
     for name, wall, cpu in known:
         start, end = (round(room * part / whole) for part in (before, before + (wall or 0.0)))
         start = min(start, room - 1)
         bar = " " * start + mark * max(1, end - start)
-        out.print(Text(f"{name:<10}{duration(wall):>10}{duration(cpu):>11}   {bar}", no_wrap=True))
+        out.print(Text(f"{front(name, duration(wall), duration(cpu))}   {bar}", no_wrap=True))
         before += wall or 0.0
     out.print(Text(f"{'in all':<10}{duration(whole):>10}"))
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from covalent_sshtiming.verbs import shared
-from covalent_sshtiming.verbs.shared import Column
+from covalent_sshtiming.verbs.tables import Column, write_table
 
 if TYPE_CHECKING:
     from covalent_sshtiming.timing.report import Selection
@@ -32,7 +32,7 @@ _FIGURES = (
 )
 
 
-@click.command(epilog=_EXAMPLES)
+@click.command(epilog=_EXAMPLES, short_help="What functions, machines and dispatches cost.")
 @shared.files_argument
 @click.option("--by", default="function", metavar="A,B,...", help="Of function, host, dispatch and status.")
 @shared.selecting
@@ -52,7 +52,7 @@ def stats(*, files: tuple[str, ...], by: str, chosen: Selection, form: str) -> N
         raise click.UsageError(f"--by {by!r:.80}: write some of {', '.join(GROUPS)}, with commas between.")
     fields = [GROUPS[name] for name in _names(by)]
     log = shared.open_log(files)
-    with shared.reading_errors():
+    with shared.reading():
         groups = summarise(chosen.of(log.rows({*NEEDED, *SELECTED_BY, *fields})), fields).groups
     if form != "table":
         shared.write_data(form, [group.to_dict() for group in groups])
@@ -60,7 +60,7 @@ def stats(*, files: tuple[str, ...], by: str, chosen: Selection, form: str) -> N
         columns = [*(Column(name) for name in _names(by)), *_FIGURES]
         keys = ([NOTHING if key is None else str(key) for key in group.keys.values()] for group in groups)
         lines = [[*key, *cells(group)] for key, group in zip(keys, groups, strict=True)]
-        shared.write_table(columns, lines)
+        write_table(columns, lines)
     shared.speak_of(log, shown=len(groups))
 
 

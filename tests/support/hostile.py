@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -334,6 +335,15 @@ async def drips(far: Far) -> None:
         await asyncio.sleep(0.1)
 
 
+@_misbehaves
+async def deaf_to_a_cancel(far: Far) -> None:
+    """Accept a task, answer signs of life, and do nothing else whatever is asked."""
+    await far.task()
+    while True:
+        await far.frame(wire.PING)
+        await far.send(wire.PONG)
+
+
 # ---- results and outcomes
 
 
@@ -414,8 +424,19 @@ async def endless_list(far: Far) -> None:
     """Answer the question for tasks with a list that has no end."""
     await far.greet()
     task = (await far.frame(wire.LIST)).task
+    numbers = itertools.count()
     while True:
-        await far.send(wire.LIST, task, None, b'["' + b"x" * 60_000 + b'"]')
+        jobs = [{"key": f"{next(numbers):032x}", "state": "queued"} for _ in range(900)]
+        await far.send(wire.LIST, task, None, json.dumps(jobs).encode())
+
+
+@_misbehaves
+async def list_of_nothing(far: Far) -> None:
+    """Answer the question for tasks with lists of empty lists, thirty times their size, for ever."""
+    await far.greet()
+    task = (await far.frame(wire.LIST)).task
+    while True:
+        await far.send(wire.LIST, task, None, b"[[" + b",".join([b"[]"] * 1000) + b"]]")
 
 
 # ---- files
@@ -558,7 +579,7 @@ async def refuses_with_a_novel(far: Far) -> None:
 @_misbehaves
 async def names_like_paths(far: Far) -> None:
     """Put paths and somebody else's names wherever a record has a field."""
-    paths = ("record_id", "dispatch_id", "function", "host", "hostname", "kind", "schema_", "timing_filepath")
+    paths = ("record_id", "dispatch_id", "function", "host", "hostname", "kind", "schema", "timing_filepath")
     record = {**dict.fromkeys(paths, "../../../../etc/passwd"), "cpu_s": float(10**300), "node_id": -1}
     error = {"class": "../../TaskFailed", "text": "/etc/passwd"}
     await far.outcome(await far.task(), status="../../completed", record=record, error=error)

@@ -18,10 +18,11 @@ from typing import Any
 
 from covalent_sshtiming import errors, fetching, outcomes
 from covalent_sshtiming.electron import ResultBuilder
-from covalent_sshtiming.host import bootstrap
+from covalent_sshtiming.host import bootstrap, environment, refusals
+from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.host.task import Outcome, Output
 from covalent_sshtiming.remote import wire
-from covalent_sshtiming.timing.record import TimingRecord
+from covalent_sshtiming.timing.record import SCHEMA, TimingRecord
 from support import direct
 
 NONCE = "0123456789abcdef01234567"
@@ -30,6 +31,11 @@ WHOLE_FRAME = wire.HEAD_SIZE + wire.MAX_HEADER + wire.MAX_BODY
 CAP = 4096  # bytes of a result
 FILES_CAP = 5000  # bytes of files
 FILES_MOST = 3
+_TARGETS = [
+    Target("far", "far", "3.11"),
+    Target("far", "far", "3.11", python_path="python3"),
+    Target("far", "far", "3.11", conda_env="science", setup=("one", "conda activate two")),
+]
 HEADER = json.dumps(
     {"py_version": "3.11.0", "cloudpickle_version": "3", "attrs": {"doc": None, "name": "f"}}
 ).encode()
@@ -121,6 +127,28 @@ def outcome(data: bytes) -> None:
     assert record.status in ("completed", "failed", "cancelled", "killed", "timeout", "lost")
 
 
+def complaints(data: bytes) -> None:
+    """A refusal's facts, and stderr with marks: bounded, and a sentence of ours for any of it."""
+    first, _, rest = data.partition(b"\n")
+    said = environment.Said()
+    for piece in _pieces(rest.replace(b"{S}", environment.MARK)):
+        said.hear(piece)
+        assert len(said.text) <= environment.SAID_MAX
+    try:
+        facts = wire.json_object(first, "facts")
+    except wire.ProtocolError:
+        facts = {}
+    for target in _TARGETS:
+        errors = [refusals.ended(target, status, said, b"") for status in (None, 1, 127)]
+        for error in (
+            *errors,
+            refusals.slow(target, said, b""),
+            refusals.refused(target, said, {"refused": 1, **facts}),
+        ):
+            assert str(error).isprintable()
+            assert len(str(error)) < 2000
+
+
 def output(data: bytes) -> None:
     """A task's output by stream offset: bounded, and never any of it twice."""
     stream, end = Output(), 0
@@ -187,7 +215,7 @@ def _check_json(value: Any) -> None:
 
 
 PARSERS: dict[str, Callable[[bytes], None]] = {
-    parser.__name__: parser for parser in (decoder, preamble, result, outcome, output, files)
+    parser.__name__: parser for parser in (decoder, preamble, result, outcome, output, complaints, files)
 }
 
 
@@ -210,7 +238,7 @@ def seeds(name: str, golden: list[dict[str, Any]]) -> list[bytes]:
             "module": "numpy",
             "phase": "call",
         },
-        "record": {"cpu_s": 1.5, "started": 1.7e9, "finished": 1.7e9, "rss_peak_bytes": 5},
+        "record": {"schema": SCHEMA, "cpu_s": 1.5, "started": 1.7e9, "finished": 1.7e9, "rss_peak_bytes": 5},
         "exit_code": 0,
         "exit_signal": None,
         "stdout": 1,
@@ -223,7 +251,15 @@ def seeds(name: str, golden: list[dict[str, Any]]) -> list[bytes]:
         "executable": "/usr/bin/python3",
         "python": "3.11.7",
     }
+    refused = {
+        "refused": "python_version",
+        "python": "3.9.2",
+        "executable": "/usr/bin/python3",
+        "conda": False,
+        "found": {"python": "/opt/python3.11", "uv": "/usr/bin/uv", "pyenv": "/p"},
+    }
     texts = [json.dumps(one).encode() for one in (hello, ended)]
+    lost = json.dumps(refused).encode() + b"\n\x07"
     return {
         "preamble": [b"\0noise{M}" + b'{"archive":"have"}\n' + b"rest", b"\x01{M}{}\n"],
         "result": [sizes + b"\n\0{H}okabc", sizes + b"\n\x07{H}okabc"],
@@ -238,5 +274,6 @@ def seeds(name: str, golden: list[dict[str, Any]]) -> list[bytes]:
             + b"\n+\n\n"
             + _file_lines({"left": "gone"}, b""),
         ],
+        "complaints": [lost + b"motd{S}0\nno{S}1\nsuch", lost + b"{S}conda\n/c: no{S}conda-by /c\nx"],
         "output": [bytes(8) + b"\x03abc" + bytes(7) + b"\x03\x02de"],
     }[name]

@@ -14,7 +14,7 @@ const functionName = (number) => data.names.function[number] ?? "-";
 function drawPhases() {
   const tasks = state.picked === null ? state.tasks : [state.picked];
   const title = state.picked === null
-    ? `Phases, mean of ${tasks.length} tasks`
+    ? `Phases, mean of ${inWords(tasks)}`
     : `Phases of ${nameOf("function", state.picked)} on ${nameOf("host", state.picked)}, ${nameOf("status", state.picked)}`;
   byId("phases-title").textContent = title;
   const lengths = phases.map((phase) => {
@@ -36,7 +36,7 @@ function drawPhases() {
     rows.push(html("span", { class: "figure soft" }, percent(whole ? length / whole : 0)));
     before += length;
   });
-  byId("phases").replaceChildren(...rows);
+  byId("phases").replaceChildren(...(rows.length ? rows : [html("span", { class: "none" }, "No phase is known.")]));
 }
 
 function drawScatter() {
@@ -49,11 +49,11 @@ function drawScatter() {
     return;
   }
   const height = 380;
-  const [root, width] = canvas(place, height, `CPU against wall time of ${tasks.length} tasks`);
+  const [root, width] = canvas(place, height, `CPU against wall time of ${inWords(tasks)}`);
   const low = tasks.reduce((least, task) => Math.min(least, cpu(task), wall(task)), Infinity);
   const high = tasks.reduce((most, task) => Math.max(most, cpu(task), wall(task)), 0);
-  const x = logScale(low, high, 62, width - 12);
-  const y = logScale(low, high, height - 40, 12);
+  const x = logScale(low, high, 62, width - 12, 56);
+  const y = logScale(low, high, height - 40, 12, 24);
   for (const at of x.ticks) {
     root.append(svg("path", { class: "grid", d: `M${one(x.place(at))} 8V${height - 36}` }));
     root.append(svg("text", { x: one(x.place(at)), y: height - 20, "text-anchor": "middle" }, shortDuration(at)));
@@ -62,7 +62,8 @@ function drawScatter() {
     root.append(svg("path", { class: "grid", d: `M58 ${one(y.place(at))}H${width - 8}` }));
     root.append(svg("text", { x: 54, y: one(y.place(at)) + 4, "text-anchor": "end" }, shortDuration(at)));
   }
-  root.append(svg("path", { class: "grid", "stroke-dasharray": "4 4", d: `M${one(x.place(low))} ${one(y.place(low))}L${one(x.place(high))} ${one(y.place(high))}` }));
+  root.append(svg("path", { class: "grid", "stroke-dasharray": "4 4", d: `M${one(x.place(x.low))} ${one(y.place(x.low))}L${one(x.place(x.high))} ${one(y.place(x.high))}` }));
+  root.append(svg("text", { x: 68, y: 20 }, "CPU time"));
   root.append(svg("text", { x: width - 12, y: height - 4, "text-anchor": "end" }, "wall time; on the dashed line one core is busy"));
   const order = ranked(tasks);
   const dots = new Map();
@@ -111,7 +112,7 @@ function drawSpread() {
   const shown = order.slice(0, most);
   const place = byId("spread");
   if (!shown.length) {
-    place.replaceChildren();
+    place.replaceChildren(html("p", { class: "words" }, "No completed task with CPU time."));
     return;
   }
   const row = 30;
@@ -121,7 +122,7 @@ function drawSpread() {
   const values = shown.map((name) => groups.get(name).sort((a, b) => a - b));
   const low = Math.min(...values.map((sorted) => quantile(sorted, 0.05)));
   const high = Math.max(...values.map((sorted) => quantile(sorted, 0.95)));
-  const x = logScale(low, high, left + 8, width - 16);
+  const x = logScale(low, high, left + 8, width - 16, 56);
   for (const at of x.ticks) {
     root.append(svg("path", { class: "grid", d: `M${one(x.place(at))} 4V${height - 34}` }));
     root.append(svg("text", { x: one(x.place(at)), y: height - 20, "text-anchor": "middle" }, shortDuration(at)));
@@ -136,7 +137,7 @@ function drawSpread() {
     group.append(svg("rect", { class: "half", x: from, y: middle - 8, width: Math.max(2, to - from), height: 16, rx: 2 }));
     group.append(svg("path", { class: "median", d: `M${one(x.place(p50))} ${middle - 8}v16` }));
     group.addEventListener("pointermove", (event) => showTip(event, [
-      `${functionName(name)}, ${values[number].length} tasks`,
+      `${functionName(name)}, ${inWords(values[number])}`,
       `median ${duration(p50)}, middle half ${duration(p25)} to ${duration(p75)}`,
       `5% ${duration(p5)}, 95% ${duration(p95)}`,
     ].join("\n")));

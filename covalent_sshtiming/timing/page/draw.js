@@ -47,14 +47,22 @@ function timeTick(at, step) {
   return [at, whole.slice(11, step >= 60 ? 16 : step >= 1 ? 19 : 23), whole.slice(5, 10)];
 }
 
-// A scale by powers of ten, which shows milliseconds and hours in one picture.
-function logScale(low, high, from, to) {
-  const a = Math.log10(low);
-  const b = Math.max(Math.log10(high), a + 0.5);
-  const place = (value) => from + ((Math.log10(Math.max(value, low)) - a) / (b - a)) * (to - from);
+// A scale by powers of ten, which shows milliseconds and hours in one picture; labels are `apart` pixels at least.
+function logScale(low, high, from, to, apart) {
+  const wider = Math.max(0, 1 - Math.log10(high / low)) / 2; // a decade has ticks enough
+  const [a, b] = [Math.log10(low) - wider, Math.log10(high) + wider];
+  const decade = Math.abs(to - from) / (b - a);
+  const place = (value) => from + ((Math.log10(value) - a) / (b - a)) * (to - from);
+  let digits = [1];
+  const step = Math.ceil(apart / decade);
+  if (b - a < 3 && apart <= decade * Math.log10(2)) digits = [1, 2, 5];
+  else if (b - a < 3 && apart <= decade * Math.log10(3)) digits = [1, 3];
   const ticks = [];
-  for (let power = Math.ceil(a); power <= b; power++) ticks.push(10 ** power);
-  return { place, ticks };
+  for (let power = Math.floor(a); power <= b; power++) {
+    if (power % step) continue;
+    ticks.push(...digits.map((digit) => digit * 10 ** power).filter((at) => Math.log10(at) >= a && Math.log10(at) <= b));
+  }
+  return { place, ticks, low: 10 ** a, high: 10 ** b };
 }
 
 const shortDuration = (seconds) => duration(seconds).replace(/\.0+(?= )/, "");

@@ -8,7 +8,8 @@ const total = column.function.length;
 
 const byId = (id) => document.getElementById(id);
 const nameOf = (field, task) => data.names[field][column[field][task]] ?? "-";
-const completed = (task) => nameOf("status", task) === "completed";
+// Sentences do not say how a task has ended: it counts as completed, as in `stats`.
+const completed = (task) => ["completed", null].includes(data.names.status[column.status[task]]);
 const cpu = (task) => column.cpu_s[task];
 const wall = (task) => column.wall_s[task];
 
@@ -43,11 +44,17 @@ function efficiency(task) {
   return cpu(task) === null || !had ? null : cpu(task) / had;
 }
 
+// The sum of what is known; null where nothing is.
 function sum(tasks, value) {
-  let all = 0;
-  for (const task of tasks) all += value(task) ?? 0;
+  let all = null;
+  for (const task of tasks) {
+    const part = value(task);
+    if (part !== null) all += part;
+  }
   return all;
 }
+
+const inWords = (tasks) => (tasks.length === 1 ? "1 task" : `${tasks.length} tasks`);
 
 function quantile(sorted, part) {
   const place = (sorted.length - 1) * part;

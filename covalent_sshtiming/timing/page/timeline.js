@@ -2,6 +2,7 @@
 // machine are one path, so that ten thousand tasks are a handful of elements.
 // Time in which nothing ran is squeezed to a dashed line, or a week would be a few needles in an empty picture.
 const view = { from: 0, to: 1, whole: [0, 1] }; // in squeezed seconds
+const linesApart = 16; // pixels, below which lines of one kind would hatch the picture
 const laneHeights = { least: 1.5, most: 14, machine: 320 };
 let busy = []; // [{from, to, at}]: when there was work, in seconds, and where that begins in squeezed ones
 let laidOut = [];
@@ -63,6 +64,11 @@ function layOut(tasks) {
 
 function drawTimeline() {
   laidOut = layOut(state.tasks);
+  if (!laidOut.length) {
+    const words = busy.length ? "No task in this stretch." : "No task with a known time.";
+    byId("timeline").replaceChildren(html("p", { class: "words" }, words));
+    return;
+  }
   let height = 8;
   for (const machine of laidOut) {
     const { least, most, machine: whole } = laneHeights;
@@ -71,7 +77,7 @@ function drawTimeline() {
     height = machine.top + machine.lane * machine.lanes.length + 14;
   }
   height += 16;
-  const [root, width] = canvas(byId("timeline"), height, `Timeline of ${state.tasks.length} tasks`);
+  const [root, width] = canvas(byId("timeline"), height, `Timeline of ${inWords(state.tasks)}`);
   const scale = width / (view.to - view.from);
   place = (seconds) => (squeezed(seconds) - view.from) * scale;
   drawTimes(root, height, width, scale);
@@ -84,21 +90,25 @@ function drawTimeline() {
 function drawTimes(root, height, width, scale) {
   let free = 0;
   let day = "";
+  const last = { gap: -Infinity, tick: -Infinity };
+  const line = (kind, x) => {
+    if (x - last[kind] < linesApart) return;
+    const dashes = kind === "gap" ? { "stroke-dasharray": "2 4" } : {};
+    root.append(svg("path", { class: "grid", d: `M${x} 4V${height - 18}`, ...dashes }));
+    last[kind] = x;
+  };
   busy.forEach((part, number) => {
     const from = Math.max(part.from, part.from + view.from - part.at);
     const to = Math.min(part.to, part.from + view.to - part.at);
     if (from >= to) return;
-    if (number > 0 && part.at > view.from) {
-      const x = one((part.at - view.from) * scale) - 2;
-      root.append(svg("path", { class: "grid", "stroke-dasharray": "2 4", d: `M${x} 4V${height - 18}` }));
-    }
+    if (number > 0 && part.at > view.from) line("gap", one((part.at - view.from) * scale) - 2);
     const ticks = timeTicks(from, to, ((to - from) * scale) / 90);
     for (const [at, label, date] of ticks.length ? ticks : [timeTick(from, 60)]) {
       const x = one(place(at));
       const words = date === day ? label : `${date} ${label}`;
       const half = words.length * 3.4;
       const middle = Math.max(half, Math.min(x, width - half));
-      if (ticks.length) root.append(svg("path", { class: "grid", d: `M${x} 4V${height - 18}` }));
+      if (ticks.length) line("tick", x);
       if (middle - half < free) continue;
       root.append(svg("text", { x: middle, y: height - 4, "text-anchor": "middle" }, words));
       free = middle + half + 10;
