@@ -210,7 +210,13 @@ FOREIGN = [
         "seconds",
         ssh_only=True,
     ),
-    Option("retries", int, 0, "Not in this version: a task runs once", refused=True),
+    Option(
+        "retries",
+        int,
+        0,
+        "Not in this version: remove it; a task runs once, so dispatch anew what has failed",
+        refused=True,
+    ),
 ]
 OPTIONS: dict[str, Option] = {
     row.name: Option(row.name, _KINDS[re.split(r"\W", str(row.type))[0]], **row.metadata) for row in _ROWS

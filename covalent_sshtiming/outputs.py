@@ -50,7 +50,8 @@ class Outputs:
     async def finish(self) -> str:
         """Wait until all is written; return a sentence for each file that could not be, or ""."""
         while self._writer is not None and not self._writer.done():
-            await asyncio.shield(self._writer)
+            with suppress(asyncio.CancelledError):  # of who waits here: all is written first
+                await asyncio.shield(self._writer)
         return "".join(
             f"warning: {self._paths[number]} cannot be written: {error.strerror}\n"
             for number, error in sorted(self._failures.items())

@@ -34,7 +34,7 @@ from covalent_sshtiming.host.task import Outcome, Request
 from covalent_sshtiming.options import LOCAL, Plugin, Settings
 from covalent_sshtiming.outputs import Outputs, place
 from covalent_sshtiming.reach import request_of, target_of
-from covalent_sshtiming.stopping import server_is_stopping
+from covalent_sshtiming.stopping import finished, server_is_stopping
 from covalent_sshtiming.timing.log import TimingLog
 from covalent_sshtiming.timing.record import TimingRecord
 
@@ -274,7 +274,7 @@ class _Run:
         """Append the record; a log that fails now costs the record's place, not the result."""
         record = TimingRecord.from_mapping({**figures, **self._known()})
         try:
-            await asyncio.to_thread(self.log.append, record)
+            await finished(asyncio.get_running_loop().run_in_executor(None, self.log.append, record))
         except Exception as error:  # noqa: BLE001 - a lost record must not lose the result: it goes to stderr instead
             _log.warning("timing log failed: %s", error)
             self.say(f"warning: {error}\nthe record: {record.to_json()}\n")

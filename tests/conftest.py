@@ -139,7 +139,8 @@ def short_place() -> Iterator[Path]:
         yield Path(name)
 
 
-LIMITED_USER = 61234  # a user id with no process but ours
+# A user id with no process but ours, another one for each of pytest-xdist's workers: they count what it has.
+LIMITED_USER = 61234 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 
 
 @pytest.fixture

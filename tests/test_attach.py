@@ -541,6 +541,32 @@ def test_a_frame_out_of_all_bounds_harms_nobody(far: FarSide, kind: int, header:
         assert far.agent() == agent
 
 
+def test_what_nobody_fetches_stays_for_a_week(far: FarSide, tmp_path: Path) -> None:
+    """An ended task is removed when it is older than a week; what is younger, runs or waits is not."""
+    old, young, running, waiting = (new_key() for _ in range(4))
+    with far.line() as line:
+        for key in (old, young):
+            line.submit(key, seven)
+            line.outcome()
+        line.submit(running, noting(tmp_path / "running", 2.0), max_parallel=1)
+        far.started(running)
+        line.submit(waiting, noting(tmp_path / "waiting"), max_parallel=1)
+        until((far.task(waiting) / "request").exists, "the request")
+        far.kill_agent()
+    day, now = 24 * 3600, time.time()
+    for key, days in ((old, 7.1), (young, 6.9), (running, 8), (waiting, 8)):
+        os.utime(far.task(key), (now - days * day, now - days * day))
+    with far.line() as line:
+        line.attach(waiting)
+        assert line.outcome().value == 42
+        line.attach(running)
+        assert line.outcome().value == 42
+        line.attach(young)
+        assert line.outcome().value == 7
+        line.attach(old)
+        line.expect(wire.UNKNOWN)
+
+
 def test_an_idle_agent_goes(far: FarSide) -> None:
     """An agent without connection or task ends after the idle time that its last client wished for."""
     with far.line():

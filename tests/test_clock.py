@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
 import time
+from pathlib import Path
 
 import pytest
+from support import direct
+from support.faults import noting, runs, until
 
+from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.host.clock import Clock
+from covalent_sshtiming.visit import job_of
 
 
 def test_an_answer_gives_the_offset_within_its_error() -> None:
@@ -48,3 +55,44 @@ def test_an_answer_that_nobody_asked_for_is_left_out() -> None:
     clock = Clock()
     clock.answer(time.time())
     assert clock.offset is None
+
+
+# What Python runs at its start: a clock that somebody sets, by a file.
+SET_CLOCK = """
+import time
+def read(right=time.time):
+    with open({name!r}) as file:
+        return right() + float(file.read())
+time.time = read
+"""
+
+
+@pytest.mark.parametrize("jump", [-86_400, 35 * 86_400])
+async def test_a_clock_that_is_set_makes_no_duration_negative(
+    sshd: SSHServer, short_place: Path, jump: int
+) -> None:
+    """The far clock jumps while a task runs: its result comes, and no age or duration is below zero."""
+    offset = short_place / "offset"
+    offset.write_text("0")
+    (short_place / "sitecustomize.py").write_text(SET_CLOCK.format(name=str(offset)))
+    python = short_place / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={short_place} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    async with direct.machine(sshd, short_place, python_path=str(python)) as machine:
+        running = asyncio.ensure_future(machine.run(noting(short_place / "ran", 1.0)))
+        await until(lambda: runs(short_place / "ran"))
+        new = short_place / "new"
+        new.write_text(str(jump))
+        new.replace(offset)
+        (job,) = await machine.host.jobs(job_of)
+        assert job.age_s >= 0
+        assert (await running).value == "result"
+        assert (await machine.run(lambda: 1)).value == 1
+        first, second = machine.records()
+    for record in (first, second):
+        durations = {
+            name: value for name, value in record.items() if name.endswith("_s") and value is not None
+        }
+        del durations["clock_offset_s"]
+        assert len(durations) > 10
+        assert min(durations.values()) >= 0, durations

@@ -184,6 +184,23 @@ async def test_a_result_that_does_not_pickle(machine: direct.Machine) -> None:
     assert text.endswith("Return something that cloudpickle can pickle.")
 
 
+async def test_what_in_a_result_does_not_pickle(machine: direct.Machine) -> None:
+    """Deep in a result, what cannot be pickled is named with the way to it; other parts are not blamed."""
+
+    def gives_nested() -> Any:
+        import threading
+
+        class Box:
+            def __init__(self) -> None:
+                self.size = 7
+                self.guard = threading.Lock()
+
+        return {"fine": bytes(1 << 20), "model": [1, (2, Box())]}
+
+    text = failed(await machine.run(gives_nested))
+    assert "a dict cannot be pickled, because result['model'][1][1].guard is a lock: TypeError: " in text
+
+
 async def test_a_result_over_the_cap(machine: direct.Machine) -> None:
     """A result over max_result_bytes is refused where it is made, and the text says how to go on."""
 

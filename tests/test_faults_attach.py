@@ -9,9 +9,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import remote_environment, require_sshd
@@ -45,13 +46,9 @@ def far(place: Path) -> Iterator[FarSide]:
 # ---- nobody connected
 
 
-def test_submitted_tasks_finish_with_nobody_connected(far: FarSide, place: Path) -> None:
+@pytest.mark.parametrize("count", [30, pytest.param(500, marks=pytest.mark.soak)])
+def test_submitted_tasks_finish_with_nobody_connected(far: FarSide, place: Path, count: int) -> None:
     """Tasks that were accepted run to their end without a connection; whoever comes back is told of each."""
-    alone(far, place, 30)
-
-
-def alone(far: FarSide, place: Path, count: int, patience: float = 30) -> None:
-    """Submit tasks, hang up, wait for their ends, come back for all of them."""
     keys = [new_key() for _ in range(count)]
     with far.line() as line:
         for number, key in enumerate(keys):
@@ -59,10 +56,7 @@ def alone(far: FarSide, place: Path, count: int, patience: float = 30) -> None:
         for _ in keys:
             while line.receive().type != wire.ACCEPTED:
                 pass
-    deadline = time.monotonic() + patience
-    while not all((far.task(key) / "outcome").exists() for key in keys):
-        assert time.monotonic() < deadline, "some never ended"
-        time.sleep(0.05)
+    farside.until(lambda: all((far.task(key) / "outcome").exists() for key in keys), "all to end")
     with far.line() as line:
         for number, key in enumerate(keys):
             line.attach(key)
@@ -123,6 +117,76 @@ def test_a_waiting_task_is_cancelled_by_the_next_agent(far: FarSide, place: Path
         line.attach(first)
         assert line.outcome(first).value == "result"
     assert not runs(place / "second")
+
+
+# ---- a link that is lost before the agent has said hello
+
+
+@asynccontextmanager
+async def unheard(
+    machine: direct.Machine, proxy: Proxy, ran: Path, seconds: float = 1.5, **task: Any
+) -> AsyncIterator[asyncio.Future[direct.Ran]]:
+    """Let a task be read, accepted and started by an agent of which nothing is heard; then lose the link.
+
+    The agent is stopped while the connection is made, so that this moment is long enough.
+    """
+    task["options"] = {"idle_timeout": 0.1, "connect_timeout": 5, **task.get("options", {})}
+    await machine.run(noting(ran.with_name("warm")), options=task["options"])
+    cold = machine.host
+    await until(lambda: cold.idle)
+    with faults.stopped(sorted(machine.agents())):
+        running = asyncio.ensure_future(machine.run(noting(ran, seconds), **task))
+        await until(lambda: " open " in repr(machine.host))
+        proxy.down.swallow = True
+        await asyncio.sleep(0.1)
+    await until(lambda: runs(ran))
+    proxy.refuse = True
+    proxy.reset()
+    await until(lambda: " closed " in repr(machine.host))
+    yield running
+    proxy.down.swallow = False
+    proxy.refuse = False
+
+
+async def test_a_task_that_was_read_without_a_word_is_found_again(
+    linked: tuple[direct.Machine, Proxy], place: Path
+) -> None:
+    """A link that is lost between a submission and the agent's hello costs nothing: one run, its result."""
+    machine, proxy = linked
+    async with unheard(machine, proxy, place / "ran") as running:
+        pass
+    assert (await asyncio.wait_for(running, 20)).value == "result"
+    assert len(runs(place / "ran")) == 1
+
+
+async def test_a_task_that_was_read_without_a_word_is_not_said_to_be_unsent(
+    linked: tuple[direct.Machine, Proxy], place: Path
+) -> None:
+    """Given up after such a loss, a task is lost: it may run there, and its error says so."""
+    machine, proxy = linked
+    quick = {"max_connection_attempts": 2, "retry_wait_time": 0.1, "run_local_on_ssh_fail": True}
+    async with unheard(machine, proxy, place / "ran", options=quick) as running:
+        ran = await asyncio.wait_for(running, 20)
+    assert ran.error is not None
+    assert type(ran.error.__cause__) is errors.ConnectionLostError
+    assert "Gave up after 2 attempts" in str(ran.error)
+    assert str(ran.error).endswith("The task was on its way, and may run there.")
+    assert machine.records()[-1]["status"] == "lost"
+    await until(lambda: not faults.living(runs(place / "ran")))
+
+
+async def test_a_task_that_was_read_without_a_word_is_cancelled(
+    linked: tuple[direct.Machine, Proxy], place: Path
+) -> None:
+    """A cancel after such a loss ends what runs there, as soon as the link is back."""
+    machine, proxy = linked
+    names: dict[str, Any] = {"dispatch_id": "unheard", "node_id": 1}
+    options = {"max_connection_attempts": 50, "retry_wait_time": 0.3}
+    async with unheard(machine, proxy, place / "ran", seconds=60, options=options, **names) as running:
+        await machine.executor().cancel(names, None)
+    ran = await asyncio.wait_for(running, 20)
+    assert isinstance(ran.error, direct.TaskCancelledError)
+    assert not faults.living(runs(place / "ran"))
 
 
 # ---- a reboot, another machine
@@ -209,6 +273,43 @@ async def test_another_machine_behind_the_name_is_left_again(
     assert len(runs(place / "ran")) == 1
 
 
+async def test_another_machine_gets_no_task_that_was_read_without_a_word(
+    sshd: SSHServer, other: SSHServer, linked: tuple[direct.Machine, Proxy], place: Path
+) -> None:
+    """A task that may have started on the first machine is never started on the second, hello or not."""
+    machine, proxy = linked
+    known = place / f"known_hosts-{proxy.port}"
+    known.write_text(known.read_text() + faults.known_through(proxy, other, place / "other").read_text())
+    async with unheard(machine, proxy, place / "ran", options={"max_connection_attempts": 50}) as running:
+        proxy.target = (other.host, other.port)
+    await until(lambda: direct.agents(place / "elsewhere"), what="the other machine's agent")
+    await asyncio.sleep(1)
+    proxy.target = (sshd.host, sshd.port)
+    assert (await asyncio.wait_for(running, 20)).value == "result"
+    assert len(runs(place / "ran")) == 1
+
+
+# ---- a spool that somebody removes
+
+
+@pytest.mark.parametrize("what", ["spool", "spool/tasks"])
+async def test_a_spool_that_was_removed_is_made_anew(
+    linked: tuple[direct.Machine, Proxy], place: Path, what: str
+) -> None:
+    """Removed under a warm agent, the spool costs its tasks and one reconnect: the next task runs."""
+    machine, _ = linked
+    running = asyncio.ensure_future(machine.run(noting(place / "ran", 1.0)))
+    await until(lambda: runs(place / "ran"))
+    (agent,) = machine.agents()
+    shutil.rmtree(place / what)
+    assert (await asyncio.wait_for(machine.run(noting(place / "next")), 20)).value == "result"
+    assert machine.host.connections == 2
+    assert not alive(agent)
+    ran = await asyncio.wait_for(running, 20)
+    assert isinstance(ran.error and ran.error.__cause__, errors.TaskDied)
+    assert "its directory was removed" in str(ran.error)
+
+
 # ---- an upgrade
 
 NEWER = """
@@ -223,7 +324,7 @@ with far.line(number=10**9) as line:
         line.attach(key)
         told[key] = line.outcome(key).value
         line.acknowledge(key)
-    print(json.dumps([told, sorted(path.name for path in far.spool.glob("agents/*.sock"))]))
+    print(json.dumps([told, sorted(path.name for path in far.spool.glob("agents/*.log"))]))
 far.__exit__()
 """
 
@@ -253,7 +354,7 @@ def test_tasks_of_an_older_version_are_attached_to(far: FarSide, place: Path) ->
         check=False,
     )
     assert newer.returncode == 0, newer.stderr
-    told, doors = json.loads(newer.stdout)
+    told, logs = json.loads(newer.stdout)
     assert told == {ended: "ended", running: "running", waiting: "waiting"}
-    assert len(doors) == 2, "the upgrade brought no agent of its own"
+    assert len(logs) == 2, "the upgrade brought no agent of its own"
     assert [len(runs(place / name)) for name in ("ended", "running", "waiting")] == [1, 1, 1]

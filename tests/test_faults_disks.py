@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
@@ -11,13 +12,17 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import direct
-from support.faults import noting, runs, until
+from support.farside import FarSide, new_key
+from support.faults import living, noting, runs, through, until
+from support.proxy import Proxy
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
+from covalent_sshtiming.remote import wire
 
 
 @pytest.fixture
@@ -94,6 +99,38 @@ async def test_a_request_that_does_not_fit_is_refused(machine: direct.Machine, p
     assert machine.host.connections == 1
 
 
+async def test_a_spool_that_has_room_again_takes_the_task(
+    machine: direct.Machine, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task that was refused is sent once more a moment later, since nothing of it has started."""
+    assert (await machine.run(noting(place / "first"))).value == "result"
+    await until(lambda: not list(machine.spool.glob("tasks/*")))
+    in_the_way = fill(machine.spool)
+    running = asyncio.ensure_future(machine.run(noting(place / "ran")))
+    await until(lambda: "submit.refused host=127.0.0.1" in caplog.text)
+    in_the_way.unlink()
+    assert (await asyncio.wait_for(running, 20)).value == "result"
+    assert len(runs(place / "ran")) == 1
+
+
+async def test_a_refused_task_is_cancelled(
+    machine: direct.Machine, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A cancel between the two attempts ends the task, and nothing of it stays."""
+    assert (await machine.run(noting(place / "first"))).value == "result"
+    await until(lambda: not list(machine.spool.glob("tasks/*")))
+    in_the_way = fill(machine.spool)
+    names: dict[str, Any] = {"dispatch_id": "refused", "node_id": 1}
+    running = asyncio.ensure_future(machine.run(noting(place / "ran"), **names))
+    await until(lambda: "submit.refused host=127.0.0.1" in caplog.text)
+    await machine.executor().cancel(names, None)
+    assert isinstance((await running).error, direct.TaskCancelledError)
+    in_the_way.unlink()
+    await asyncio.sleep(1.2)
+    assert not runs(place / "ran")
+    assert not list(machine.spool.glob("tasks/*"))
+
+
 async def test_a_full_spool_takes_no_task_and_goes_on_with_room(machine: direct.Machine, place: Path) -> None:
     """Without any room a task is refused at once; with room again the same connection takes the next."""
     assert (await machine.run(noting(place / "first"))).value == "result"
@@ -106,6 +143,26 @@ async def test_a_full_spool_takes_no_task_and_goes_on_with_room(machine: direct.
     in_the_way.unlink()
     assert (await machine.run(noting(place / "next"))).value == "result"
     assert machine.host.connections == 1
+
+
+def test_a_spool_without_permission_refuses_a_task(crowded: FarSide) -> None:
+    """A directory that may not be made is told with path and errno, and the next one is made."""
+
+    def seven() -> int:
+        return 7
+
+    keys = [new_key() for _ in range(3)]
+    with crowded.line() as line:
+        line.submit(keys[0], seven)
+        assert line.outcome().value == 7
+        (crowded.spool / "tasks").chmod(0o500)
+        line.submit(keys[1], seven)
+        told = line.expect(wire.REFUSED).header
+        assert (told["text"], told["path"]) == ("Permission denied", str(crowded.task(keys[1])))
+        assert told["errno"] == errno.EACCES
+        (crowded.spool / "tasks").chmod(0o700)
+        line.submit(keys[2], seven)
+        assert line.outcome().value == 7
 
 
 async def test_a_result_that_does_not_fit_is_an_error(machine: direct.Machine) -> None:
@@ -196,6 +253,54 @@ async def test_a_spool_that_becomes_read_only(machine: direct.Machine, place: Pa
     await until(lambda: not list(machine.spool.glob("tasks/*")))
 
 
+async def test_a_cancel_on_a_read_only_spool_waits_for_the_disk(machine: direct.Machine, place: Path) -> None:
+    """A cancel that cannot be noted down costs no connection, and holds as soon as it can be."""
+    names: dict[str, Any] = {"dispatch_id": "ro", "node_id": 1}
+    running = asyncio.ensure_future(machine.run(noting(place / "ran", 60), **names))
+    await until(lambda: runs(place / "ran"))
+    with read_only(machine.spool / "tasks"):
+        await machine.executor().cancel(names, None)
+        await asyncio.sleep(1.5)
+        assert machine.host.connections == 1
+        assert not running.done()
+    ran = await asyncio.wait_for(running, 15)
+    assert isinstance(ran.error, direct.TaskCancelledError)
+    assert not living(runs(place / "ran"))
+
+
+async def test_a_read_only_spool_takes_a_reconnect(small_spool: Path, sshd: SSHServer, place: Path) -> None:
+    """A task is found again on a disk that has become read-only meanwhile, at the first attempt."""
+    async with (
+        Proxy(sshd.host, sshd.port) as proxy,
+        direct.machine(sshd, place, **through(proxy, sshd, place)) as machine,
+    ):
+        running = asyncio.ensure_future(machine.run(holding(place / "ran", place / "go")))
+        await until(lambda: runs(place / "ran"))
+        with read_only(machine.spool / "tasks"):
+            proxy.reset()
+            await until(lambda: machine.host.connections == 2)
+            await asyncio.sleep(1.5)
+            assert machine.host.connections == 2
+        (place / "go").touch()
+        assert (await asyncio.wait_for(running, 20)).value == "held"
+
+
+async def test_a_task_that_cannot_be_removed_costs_no_connection(
+    machine: direct.Machine, place: Path
+) -> None:
+    """Where a task's directory cannot be removed just now, other tasks have nothing of it."""
+    go = place / "go"
+    running = asyncio.ensure_future(machine.run(holding(place / "ran", go)))
+    await until(lambda: runs(place / "ran"))
+    (directory,) = machine.spool.glob("tasks/*")
+    with read_only(directory / "stdout"):  # a file that is a mount cannot be removed
+        go.touch()
+        assert (await asyncio.wait_for(running, 20)).value == "held"
+        await asyncio.sleep(0.2)
+        assert (await machine.run(noting(place / "next"))).value == "result"
+        assert machine.host.connections == 1
+
+
 @contextmanager
 def read_only(directory: Path) -> Iterator[None]:
     """Make a directory read-only for whoever goes there by its path, by a mount over it."""
@@ -217,6 +322,18 @@ async def test_a_read_only_spool_from_the_start(small_spool: Path, sshd: SSHServ
     assert "Read-only file system" in str(ran.error)
     assert str(small_spool) in str(ran.error)
     assert str(ran.error).endswith("Set remote_spool to another one.")
+
+
+async def test_a_spool_that_was_read_only_for_a_moment(
+    small_spool: Path, sshd: SSHServer, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A second connection finds the spool writable again, and the task runs."""
+    remount(small_spool, "ro")
+    async with direct.machine(sshd, place) as machine:
+        running = asyncio.ensure_future(machine.run(noting(place / "ran")))
+        await until(lambda: "no place for tasks: " in caplog.text)
+        remount(small_spool, "rw")
+        assert (await asyncio.wait_for(running, 20)).value == "result"
 
 
 async def test_a_read_only_cache_from_the_start(sshd: SSHServer, place: Path) -> None:

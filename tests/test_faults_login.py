@@ -1,8 +1,13 @@
-"""Faults before there is a session: a tarpit, a silent drop, a server without room."""
+"""Faults before there is a session: no name, no way, a tarpit, a silent drop, a server without room."""
 
 from __future__ import annotations
 
 import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,14 +15,75 @@ from typing import Any
 
 import pytest
 from conftest import remote_environment, require_sshd
-from support import direct
+from support import direct, login
 from support.faults import through, until
 from support.proxy import Proxy
 
-from covalent_sshtiming import errors
+from covalent_sshtiming import errors, settings
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 
 QUICK: dict[str, Any] = {"connect_timeout": 1, "max_connection_attempts": 2, "retry_wait_time": 0.1}
+
+
+NEAR = """
+import asyncio, json, sys
+from pathlib import Path
+from support import direct
+
+async def main(place, *hostnames):
+    log = Path(place, "log")
+    settings = {"max_connection_attempts": 3, "retry_wait_time": 0.1, "timing_filepath": log}
+    found = []
+    for hostname in hostnames:
+        ran = await direct.Machine({**settings, "hostname": hostname}, log, log).run(lambda: 1)
+        found.append([type(ran.error).__name__, str(ran.error)])
+    await direct.pool.close_all()
+    return found
+
+print(json.dumps(asyncio.run(main(*sys.argv[1:]))))
+"""
+
+
+@pytest.mark.parametrize(
+    ("lookup", "machines"),
+    [
+        ("dns", [("build01.example", "the name does not resolve just now; is the network up?", 3)]),
+        (
+            "files",
+            [
+                ("build01.example", "the name does not resolve; correct hostname, or give it an address", 1),
+                ("10.1.2.3", "port 22 cannot be reached ([Errno 101] Network is unreachable)", 3),
+            ],
+        ),
+    ],
+)
+def test_a_machine_that_is_not_to_be_found(
+    short_place: Path, lookup: str, machines: list[tuple[str, str, int]]
+) -> None:
+    """Without a network what may be different later is tried again; a name that does not exist is not."""
+    if subprocess.run(["unshare", "-mn", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not have a network of their own")
+    (short_place / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    (short_place / "nsswitch.conf").write_text(f"hosts: {lookup}\n")
+    view = (
+        'for name in resolv nsswitch; do mount --bind $1/$name.conf /etc/$name.conf; done; shift; exec "$@"'
+    )
+    program = [sys.executable, "-c", NEAR, str(short_place), *(hostname for hostname, _, _ in machines)]
+    near = subprocess.run(
+        ["unshare", "-mn", "sh", "-c", view, "view", str(short_place), *program],
+        env={**os.environ, "HOME": str(short_place), "PYTHONPATH": str(Path(__file__).parent)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert near.returncode == 0, near.stderr
+    for (kind, text), (hostname, words, attempts) in zip(json.loads(near.stdout), machines, strict=True):
+        assert kind == "ConnectError"
+        assert text.startswith(f"{hostname}: {words}")
+        assert re.findall(r"Gave up after (\d) attempts in \d+ s\.$", text) == [str(attempts)] * (
+            attempts > 1
+        )
 
 
 @asynccontextmanager
@@ -85,8 +151,11 @@ async def test_a_server_with_no_room_for_a_login(short_tmp: Path, short_place: P
         async with direct.machine(server, short_place, **{**QUICK, "connect_timeout": 5}) as machine:
             async with crowded_door(server):
                 ran = await asyncio.wait_for(machine.run(lambda: 7), 20)
-                assert isinstance(ran.error, errors.ConnectError), repr(ran.error)
-                assert "MaxStartups" in str(ran.error)
+                assert type(ran.error) is errors.ServerBusy, repr(ran.error)
+                assert "127.0.0.1: its SSH server closed the connection before it said a word (" in str(
+                    ran.error
+                )
+                assert "raise MaxStartups there, or lower the load." in str(ran.error)
                 assert "Gave up after 2 attempts" in str(ran.error)
                 running = asyncio.ensure_future(
                     machine.run(lambda: 8, options={"max_connection_attempts": 30, "retry_wait_time": 0.3})
@@ -106,3 +175,18 @@ async def test_a_server_with_no_room_for_a_session(short_tmp: Path, short_place:
             assert type(ran.error) is errors.ServerBusy
             assert "127.0.0.1: its SSH server has no room for another session" in str(ran.error)
             assert "raise MaxSessions or MaxStartups there, or lower the load." in str(ran.error)
+
+
+async def test_a_link_that_is_lost_while_a_session_opens(sshd: SSHServer, short_place: Path) -> None:
+    """Between login and session a lost link is told as one, not as a server without room."""
+    async with Proxy(sshd.host, sshd.port) as proxy:
+        section = {"hostname": sshd.host, **sshd.settings(), **through(proxy, sshd, short_place)}
+        target = login.target_of(settings.resolve({}, section), "3.11")
+
+        def cut(step: str) -> None:
+            if step == "login":
+                proxy.reset()
+
+        with pytest.raises(errors.ConnectError, match=r"the connection was dropped at login \(") as caught:
+            await direct.pool.open_ssh(target, "true", login.Listener(), cut)
+        assert type(caught.value) is errors.ConnectError

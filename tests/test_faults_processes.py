@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE
 from typing import Any
@@ -21,11 +21,12 @@ import pytest
 from conftest import LIMITED_USER, remote_environment, require_sshd
 from support import direct, farside, faults
 from support.farside import FarSide, Told, new_key
-from support.faults import noting, runs, until
+from support.faults import noting, runs, stopped, until
 from support.proxy import Proxy
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
+from covalent_sshtiming.host.task import Nowhere
 
 ROOT = Path(__file__).parent
 
@@ -50,19 +51,6 @@ async def machine(server: SSHServer, place: Path) -> AsyncIterator[direct.Machin
     """Return a way to that server."""
     async with direct.machine(server, place, retry_wait_time=0.5) as reached:
         yield reached
-
-
-@contextmanager
-def stopped(pids: list[int]) -> Iterator[None]:
-    """Stop processes, and let those that still live go on in the end."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
 
 
 # ---- killed: the connection's processes cost the connection, the task's own cost the task
@@ -173,6 +161,35 @@ async def test_a_stopped_worker_is_cancelled(machine: direct.Machine, place: Pat
     assert not faults.living([worker])
 
 
+async def test_a_task_whose_leftovers_linger_is_cancelled(machine: direct.Machine, place: Path) -> None:
+    """A cancel while what a function left behind still has its grace ends all of it at once."""
+
+    def leaves() -> None:
+        import os
+        import subprocess
+
+        stubborn = (
+            "trap 'trap - TERM' TERM; echo there; while :; do sleep 0.05; done"  # the second TERM ends it
+        )
+        child = subprocess.Popen(["sh", "-c", stubborn], stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        with open(name, "w") as file:
+            file.write(f"{os.getpid()}\n{child.pid}\n")
+
+    name = str(place / "ran")
+    running = asyncio.ensure_future(machine.run(leaves, dispatch_id="l", node_id=1, options={"linger": 60}))
+    await until(lambda: runs(place / "ran"))
+    worker, child = runs(place / "ran")
+    await until(lambda: not faults.living([worker]))
+    await asyncio.sleep(0.3)
+    assert faults.living([child])
+    await machine.executor().cancel({"dispatch_id": "l", "node_id": 1}, None)
+    ran = await asyncio.wait_for(running, 15)
+    assert isinstance(ran.error, direct.TaskCancelledError)
+    assert not faults.living([child])
+
+
 # ---- half-open links
 
 
@@ -197,6 +214,35 @@ async def test_a_half_open_link_is_noticed(
                 way.swallow = False
             assert await asyncio.wait_for(running, 20) == "result"
     assert len(runs(place / "ran")) == 1
+
+
+async def test_a_cancel_does_not_wait_for_a_machine_that_is_away(
+    server: SSHServer, machine: direct.Machine, place: Path
+) -> None:
+    """A task cancelled while its machine is away is cancelled soon, and is ended there once that is back."""
+    async with Proxy(server.host, server.port) as proxy:
+        known = str(faults.known_through(proxy, server, place))
+        options = {"port": proxy.port, "known_hosts_file": known, "farewell": 0.5}
+        async with faults.host(machine, **options) as host:
+            key, call = faults.request_of(noting(place / "ran", 60))
+            call.leave = True  # which is about the server's end, and not about a cancel
+            running = asyncio.ensure_future(host.run(call, Nowhere()))
+            await until(lambda: runs(place / "ran"))
+            proxy.refuse = True
+            proxy.reset()
+            host.cancel(key)
+            outcome = await asyncio.wait_for(running, 5)
+            host.acknowledge(key)  # as the executor does
+            assert outcome.ended == {"status": "cancelled"}
+            assert outcome.doubt == (
+                "far (127.0.0.1): nothing was heard of the cancelled task's end for 0.5 s; what runs there "
+                "of it is ended as soon as the machine answers."
+            )
+            assert faults.living(runs(place / "ran"))
+            proxy.refuse = False
+            await until(lambda: not faults.living(runs(place / "ran")))
+            await until(lambda: not list(machine.spool.glob("tasks/*")))
+            assert "tasks=0" in repr(host)
 
 
 # ---- the near process: asleep for a night, then without its network
@@ -324,15 +370,23 @@ def test_a_task_waits_where_no_fork_is_to_be_had(crowded: FarSide, room: int, re
             for key in keys[1:]:
                 line.submit(key, nap, max_parallel=2)
         farside.until(lambda: not workers(agent), "the workers forked ahead to be used")
-        ended = set(crowded.spool.glob("tasks/*/outcome"))
+        # The last one's outcome comes a moment after its worker's end.
+        begun = len(found(crowded, "started"))
+        farside.until(lambda: len(found(crowded, "outcome")) == begun, "the outcomes of these")
+        ended = found(crowded, "outcome")
         limit(agent, len(counted()) + room)
         time.sleep(2.5)
-        more = set(crowded.spool.glob("tasks/*/outcome")) - ended
+        more = found(crowded, "outcome") - ended
         assert not more, [path.read_text() for path in more]
         assert len(ended) < len(keys)
         limit(agent, 1000)
         told = [line_outcome(crowded, key) for key in keys[1:]]
     assert [one.value for one in told] == [7] * 5
+
+
+def found(far: FarSide, name: str) -> set[Path]:
+    """Return the files of a name in the task directories."""
+    return set(far.spool.glob(f"tasks/*/{name}"))
 
 
 def line_outcome(far: FarSide, key: str) -> Told:

@@ -7,7 +7,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import cloudpickle
@@ -173,7 +175,7 @@ async def test_a_connection_that_is_dropped_at_login(sshd: SSHServer, place: Pat
             machine,
             errors.ConnectError,
             "127.0.0.1: the connection was dropped at login (",
-            "the SSH server's log there says why. Is MaxStartups reached",
+            "the SSH server's log there says why. Is this machine's address banned",
         )
 
 
@@ -284,6 +286,25 @@ async def test_a_cancelled_await_cancels_the_task(sshd: SSHServer, place: Path) 
         await until(lambda: not list(machine.spool.glob("tasks/*")))
 
 
+async def test_a_run_that_is_cancelled_at_any_moment_ends(sshd: SSHServer, place: Path) -> None:
+    """Wherever `run` is when it is cancelled, it returns or raises TaskCancelledError, and leaves nothing."""
+    async with direct.machine(sshd, place, log_stdout=str(place / "out")) as machine:
+
+        async def cancelled(number: int) -> None:
+            executor = machine.executor(timing_filepath=place / f"log{number % 4}")
+            names = {"dispatch_id": "moments", "node_id": number, "results_dir": str(place)}
+            running = asyncio.ensure_future(executor.run(*direct.call(lambda: print("said")), names))
+            await asyncio.sleep(0)  # it has begun
+            await asyncio.sleep(number * 0.0005)
+            running.cancel()
+            with suppress(TaskCancelledError):
+                await running
+
+        for number in range(80):
+            await cancelled(number)
+        await until(lambda: not list(machine.spool.glob("tasks/*")))
+
+
 @pytest.mark.smoke
 async def test_a_running_task_is_cancelled_by_another_instance(sshd: SSHServer, place: Path) -> None:
     """A cancel on a fresh executor, as Covalent makes one, ends the task within its grace."""
@@ -304,6 +325,32 @@ async def test_a_task_cancelled_before_it_came_does_not_run(sshd: SSHServer, pla
         ran = await machine.run(noting(place / "ran", 0), dispatch_id="early", node_id=1)
         assert isinstance(ran.error, TaskCancelledError)
     assert not (place / "ran").exists()
+
+
+@pytest.mark.parametrize("broken", [False, True], ids=["on a good link", "on a link that breaks"])
+async def test_a_cancel_in_the_download_ends_it(sshd: SSHServer, place: Path, broken: bool) -> None:
+    """A task that is cancelled while its result is on the way is cancelled at once, and leaves nothing."""
+    names: dict[str, Any] = {"dispatch_id": f"late{broken}", "node_id": 1}
+    async with (
+        Proxy(sshd.host, sshd.port) as proxy,
+        direct.machine(sshd, place, **through(proxy, sshd, place)) as machine,
+    ):
+        await machine.run(length, b"warm")
+        proxy.down.bandwidth = 4e6
+        before = proxy.down.count
+        running = asyncio.ensure_future(machine.run(bytes, 200 << 20, **names))
+        await until(lambda: proxy.down.count > before + 500_000)
+        await machine.executor().cancel(names, None)
+        if broken:
+            proxy.reset()
+        ran = await asyncio.wait_for(running, 10)
+        assert isinstance(ran.error, TaskCancelledError)
+        record = machine.records()[-1]
+        assert (record["status"], record["result_bytes"] > 200 << 20) == ("cancelled", True)
+        assert record["cpu_s"] is not None
+        await until(lambda: not list(machine.spool.glob("tasks/*")))
+        assert (await machine.run(length, b"four")).value == 4
+        assert machine.host.connections == 1 + broken
 
 
 async def test_an_idle_connection_is_closed(sshd: SSHServer, place: Path) -> None:

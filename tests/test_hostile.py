@@ -49,7 +49,7 @@ ENDS: dict[str, tuple[type[errors.SSHTimingError], str]] = {
     "says_nothing": (errors.ConnectError, "; does a start-up file wait for input?"),
     "opens_no_session": (errors.ConnectError, "its SSH server opened no session within "),
     "drips_before": (errors.ConnectError, " (it printed: ....."),
-    "asks_again_for_the_archive": (errors.ConnectError, "Gave up after 2 attempts"),
+    "asks_again_for_the_archive": (errors.ConnectionLostError, "The task was on its way, and may run"),
     "lies_about_python": (errors.RemoteEnvError, "which cannot safely load it"),
     "garbage_instead_of_frames": (errors.ProtocolError, "frame version "),
     "version_lie": (errors.ProtocolError, "frame version 2, not 1. Is something else answering there?"),

@@ -216,6 +216,47 @@ async def test_a_result_is_fetched_once_and_read(machine: direct.Machine, place:
     assert "no task there has a key that begins with" in ran.stderr
 
 
+KILLED = """
+import asyncio, json, os, sys, time
+from pathlib import Path
+from support import direct
+
+def task(number, gate):
+    while not os.path.exists(gate):
+        time.sleep(0.01)
+    return number
+
+async def main(settings, gate):
+    machine = direct.Machine(settings, Path(settings["remote_spool"]), Path(settings["timing_filepath"]))
+    await asyncio.gather(*(machine.run(task, number, gate, node_id=number) for number in range(3)))
+
+asyncio.run(main(json.loads(sys.argv[1]), sys.argv[2]))
+"""
+
+
+async def test_what_a_killed_dispatcher_left_is_fetched(machine: direct.Machine, place: Path) -> None:
+    """What a killed near process had running and waiting ends by itself, and all of it is fetched."""
+    settings = {
+        name: str(value) if isinstance(value, Path) else value for name, value in machine.settings.items()
+    }
+    near = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", KILLED, json.dumps(settings), str(place / "gate")),
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
+    try:
+        await until(lambda: len(known(machine)) == 3, 30)
+    finally:
+        near.kill()
+        await near.wait()
+    (place / "gate").touch()
+    await finished(machine, 3)
+    ran = await jobs("gpubox", "--fetch", "all")
+    assert ran.returncode == 0, ran.stderr
+    assert sorted(covalent_sshtiming.load_result(path) for path in ran.stdout.split()) == [0, 1, 2]
+    assert {record.node_id for record in read_log(place / "fetched.log").records} == {0, 1, 2}
+    assert not list(machine.spool.glob("tasks/*"))
+
+
 async def test_a_result_that_cannot_be_written_here_stays_there(machine: direct.Machine, place: Path) -> None:
     """A fault of the near disk is called one, and the task can be fetched again."""
     await left_alone(machine, lambda: 1)
@@ -318,14 +359,15 @@ async def test_clean_removes_what_has_finished(machine: direct.Machine, place: P
 
 async def test_what_a_dispatcher_waits_for_is_left_to_it(machine: direct.Machine, place: Path) -> None:
     """A task whose dispatcher is connected is listed as waited for, and neither fetched nor removed."""
-    running = asyncio.ensure_future(machine.run(noting(place / "ran", 6)))
-    await until((place / "ran").exists)
+    running = asyncio.ensure_future(machine.run(behind(place / "go", lambda: "result")))
+    await until(lambda: known(machine))
     (job,) = await listed()
     assert job["watched"] is True
     assert "running (waited for)" in (await jobs("gpubox")).stdout
     ran = await jobs("gpubox", "--fetch", job["key"])
     assert ran.returncode == 1
     assert "is waited for by a dispatcher that is connected" in ran.stderr
+    (place / "go").touch()
     assert (await running).value == "result"
     assert machine.host.connections == 1
 

@@ -10,9 +10,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from support import direct
+from support import direct, faults
 from support.keys import make_key, public
 from support.login import authorize, enter, known_file, reaching, refusal, shown_by
+from support.proxy import Proxy
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
@@ -29,6 +30,22 @@ async def test_the_systems_ssh_runs_a_task(sshd: SSHServer, short_tmp: Path) -> 
     place.mkdir()
     async with direct.machine(sshd, place, transport="openssh") as machine:
         assert (await machine.run(lambda text: text * 2, "ab")).value == "abab"
+
+
+async def test_the_systems_ssh_loses_its_link(sshd: SSHServer, short_place: Path) -> None:
+    """A link that breaks under the system's ssh costs a reconnect, as under our own: one run, its result."""
+    async with (
+        Proxy(sshd.host, sshd.port) as proxy,
+        direct.machine(
+            sshd, short_place, transport="openssh", **faults.through(proxy, sshd, short_place)
+        ) as machine,
+    ):
+        running = asyncio.ensure_future(machine.run(faults.noting(short_place / "ran", 1.0)))
+        await faults.until((short_place / "ran").exists)
+        proxy.reset()
+        assert (await asyncio.wait_for(running, 20)).value == "result"
+        assert machine.host.connections == 2
+    assert len(faults.runs(short_place / "ran")) == 1
 
 
 async def test_the_systems_ssh_and_host_keys(home: Path, sshd: SSHServer) -> None:

@@ -474,7 +474,8 @@ def test_hosts_misspelt_is_told_as_hosts() -> None:
 
 def test_retries_say_what_to_do_instead() -> None:
     """Nothing is run twice by itself, so a number of retries is refused; 0 is what Covalent always sends."""
-    assert "a task runs once" in refusal({"hostname": "m", "retries": 2})
+    text = refusal({"hostname": "m", "retries": 2})
+    assert "remove it; a task runs once, so dispatch anew what has failed." in text
     assert resolve({"hostname": "m", "retries": 0}, {}).hostname == "m"
 
 

@@ -115,6 +115,14 @@ async def test_a_file_of_a_gibibyte_each_way(sshd: SSHServer, place: Path) -> No
     assert max(move.lag_p99_s for move in seen.values()) < LAG_P99_S
 
 
+async def test_five_hundred_at_once(sshd: SSHServer, place: Path) -> None:
+    """While 500 tasks that came at once run, the event loop is late by less than 50 ms at p99."""
+    lag, seconds = await soaking.crowd(sshd, place, 500)
+    late = f"p99 {1000 * lag.quantile(0.99):.1f} ms, at most {1000 * lag.quantile(1.0):.0f} ms"
+    say(seconds=f"{seconds:.1f}", loop_lag=late, turns=len(lag.seen))
+    assert lag.quantile(0.99) < LAG_P99_S
+
+
 FAN_OUT = """
 import json, sys
 import covalent as ct
@@ -126,7 +134,7 @@ def square(x):
 @ct.electron(executor="sshtiming")
 def slow(x):
     import time
-    time.sleep(20)
+    time.sleep(300)
     return x
 
 @ct.lattice
@@ -146,7 +154,10 @@ result = ct.get_result(dispatch_id, wait=True)
 ended = ct.get_result(victim, wait=True) if victim else None
 every = ended.get_all_node_results() if victim else []
 nodes = [str(node["status"]) for node in every if node["node_name"] == "slow"]
-print(json.dumps([str(result.status), result.result, nodes]))
+wrong = [] if str(result.status) == "COMPLETED" else [
+    node["error"] for node in result.get_all_node_results() if node["error"]
+]
+print(json.dumps([str(result.status), result.result, nodes, wrong]))
 """
 
 
@@ -168,30 +179,35 @@ async def test_two_hundred_through_a_dispatcher(
         through = faults.through(proxy, sshd, place)
         own = {**settings, **through, "timing_filepath": str(log)}
         server.configure({"executors": {"sshtiming": {name: value for name, value in own.items() if value}}})
-        await asyncio.to_thread(dispatch_script, server, FAN_OUT, "20", "0")  # warm
+        warm = await asyncio.to_thread(dispatch_script, server, FAN_OUT, "200", "0", timeout=600)
+        assert warm[0] == "COMPLETED"
         before, lines = _near(server), _lines(log)
         told = asyncio.ensure_future(
             asyncio.to_thread(dispatch_script, server, FAN_OUT, "200", "5", timeout=600)
         )
-        resets = 0
+        resets, seen = 0, lines
         while not told.done():
             await asyncio.sleep(2)
-            proxy.reset()
-            resets += 1
-        status, values, stopped = await told
+            if _lines(log) > seen:  # the link is of use again: one that never comes about is another fault
+                proxy.reset()
+                resets, seen = resets + 1, _lines(log)
+        status, values, stopped, wrong = await told
         await faults.until(lambda: not list((place / "spool").glob("tasks/*")), 30)
         await asyncio.sleep(1)
         after = _near(server)
     records = [json.loads(line) for line in (place / "timing.log.jsonl").read_text().splitlines()][lines:]
     ends = Counter(record["status"] for record in records if record["kind"] == "electron")
-    say(status=status, resets=resets, cancelled_nodes=Counter(stopped), records=dict(ends))
+    say(status=status, resets=resets, cancelled_nodes=Counter(stopped), records=dict(ends), errors=wrong)
     _say_held(before, after)
     assert (status, values) == ("COMPLETED", [x * x for x in range(200)])
     assert stopped == ["CANCELLED"] * 5
     assert ends["completed"] == 200
     assert len({record["record_id"] for record in records}) == len(records)
+    assert resets > 10
     assert after["processes"] <= before["processes"]
+    assert after["threads"] <= before["threads"] + 8  # asyncio's pool and the web server's fill up
     assert after["descriptors"] <= before["descriptors"] + 8  # Covalent's own pool of threads and databases
+    assert after["memory"] - before["memory"] < soaking.MEMORY_MAX  # Covalent itself keeps 5 MB
     assert _agents_directories(place) == []
 
 

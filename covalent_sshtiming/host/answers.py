@@ -7,7 +7,9 @@ stranger's word.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from typing import Any
 
 from covalent_sshtiming.errors import (
     ConnectError,
@@ -23,6 +25,7 @@ from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.task import Inquiry, Outcome, Task, ended_here
 from covalent_sshtiming.remote import wire
 
+_log = logging.getLogger(__name__)
 _OFFSET_MAX = 1 << 62
 _AGO_MAX = 1.0  # seconds that an agent may keep an answer back
 
@@ -40,8 +43,7 @@ def unknown(session: Session, task: Task, _: wire.Frame) -> bool:
 
     Another machine behind the same name knows nothing, and says nothing about the task.
     """
-    here = session.hello.get("machine")
-    if task.machine and here and task.machine != here:
+    if task.machine and session.machine and task.machine != session.machine:
         other = printable(str(session.hello.get("hostname")), 80)
         session.fail(ConnectError(f"{session.target}: another machine answers ({other})."))
         return False
@@ -60,13 +62,25 @@ def unknown(session: Session, task: Task, _: wire.Frame) -> bool:
 
 
 def refused(session: Session, task: Task, frame: wire.Frame) -> bool:
-    """Word why the request could not be stored."""
-    facts = frame.header
+    """Try once more after a while, since nothing of it has started; then word why it cannot be stored."""
+    if task.cancelled:
+        task.succeed(ended_here(task, session.hello))
+        return True
+    error = _not_stored(session, task, frame.header)
+    if task.refused:
+        raise error
+    _log.warning("submit.refused host=%s error=%s", session.target.label, error)
+    task.refused = True
+    upload.submit_later(session, task)
+    return True
+
+
+def _not_stored(session: Session, task: Task, facts: dict[str, Any]) -> TransferError:
     text, path = printable(str(facts.get("text"))), printable(str(facts.get("path")))
     number, free = facts.get("errno"), facts.get("free")
     room = f", {free} bytes free of {task.request.size} needed" if isinstance(free, int) else ""
     number = number if isinstance(number, int) else "unknown"
-    raise TransferError(
+    return TransferError(
         f"{session.target}: the task could not be stored in {path}: {text} (errno {number}{room}). "
         "Make room there, or set remote_spool to another place."
     )

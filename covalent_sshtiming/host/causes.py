@@ -20,6 +20,7 @@ from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.keys import Ring
 from covalent_sshtiming.host.target import Target
 
+_CLOSED = "SSH connection closed"  # asyncssh's words for a channel whose connection goes while it opens
 TOO_MANY = "Too many authentication failures"  # sshd's words, at its MaxAuthTries
 
 
@@ -60,6 +61,15 @@ def no_session(target: Target) -> SSHTimingError:
     return ConnectError(
         f"{target}: logged in, but its SSH server opened no session within {target.connect_timeout:g} s; "
         "does `ssh` run a command there? If it is only slow, raise connect_timeout."
+    )
+
+
+def no_room_at_the_door(target: Target, error: Exception) -> ServerBusy:
+    """Word that a server let go of us before it said a word, as one does that has too many at its login."""
+    return ServerBusy(
+        f"{target}: its SSH server closed the connection before it said a word ({printable(str(error))}); "
+        "raise MaxStartups there, or lower the load. Or is this machine's address banned, does port lead "
+        "elsewhere?"
     )
 
 
@@ -121,7 +131,9 @@ def _timed_out(target: Target, _: Exception) -> SSHTimingError:
     )
 
 
-def _busy(target: Target, error: Exception) -> SSHTimingError:
+def _busy(target: Target, error: asyncssh.ChannelOpenError) -> SSHTimingError:
+    if error.reason == _CLOSED:
+        return _dropped(target, error)
     return ServerBusy(
         f"{target}: its SSH server has no room for another session ({printable(str(error))}); "
         "raise MaxSessions or MaxStartups there, or lower the load."
@@ -131,7 +143,7 @@ def _busy(target: Target, error: Exception) -> SSHTimingError:
 def _dropped(target: Target, error: Exception) -> SSHTimingError:
     return ConnectError(
         f"{target}: the connection was dropped at login ({printable(str(error))}); the SSH server's log "
-        "there says why. Is MaxStartups reached, is this machine's address banned, does port lead elsewhere?"
+        "there says why. Is this machine's address banned, does port lead elsewhere?"
     )
 
 

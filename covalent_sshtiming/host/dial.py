@@ -107,7 +107,7 @@ class _Login:
         try:
             connection = await self._connect(judge, client)
         except Exception as error:  # worded here, or raised again as it is
-            reason = judge.verdict or client.failure or await self._reason(judge, ring, error)
+            reason = judge.verdict or client.failure or await self._reason(judge, client, ring, error)
             if reason is None:
                 raise
             raise reason from error
@@ -178,7 +178,9 @@ class _Login:
             options["server_host_key_algs"] = judge.algorithms
         return options
 
-    async def _reason(self, judge: trust.Judge, ring: keys.Ring, error: Exception) -> SSHTimingError | None:
+    async def _reason(
+        self, judge: trust.Judge, client: trust.Client, ring: keys.Ring, error: Exception
+    ) -> SSHTimingError | None:
         """Return our error for one of asyncssh's; None for one that is nobody's but ours."""
         if isinstance(error, SSHTimingError):
             return error
@@ -190,4 +192,6 @@ class _Login:
             return causes.no_way_on(self._nearer, self._target, error)
         if self._proxy is not None and isinstance(error, (asyncssh.ConnectionLost, OSError)):
             return causes.proxy_failed(self._target, self._proxy.said)
+        if isinstance(error, (asyncssh.ConnectionLost, ConnectionResetError)) and client.heard_nothing:
+            return causes.no_room_at_the_door(self._target, error)
         return causes.translate(self._target, error)

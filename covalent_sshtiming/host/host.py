@@ -81,7 +81,7 @@ class Host:
         self._tasks[task.number] = task
         try:
             self._wake(task)
-            return await asyncio.shield(task.future)
+            return await task.wait()
         except asyncio.CancelledError:
             task.future.add_done_callback(lambda future: self._abandoned(task, future))
             if not request.leave:
@@ -103,7 +103,7 @@ class Host:
         """Clear away a task that nobody waits for any more, once its end is known."""
         future.exception()
         self._forget(task)
-        if task.sent and not task.request.leave:
+        if task.sent and (task.cancelled or not task.request.leave):
             self.acknowledge(task.request.key)
 
     def acknowledge(self, key: str, keep: bool = False) -> None:
@@ -115,19 +115,29 @@ class Host:
             self._session.send_later(wire.ACK, number, header)
 
     def cancel(self, key: str) -> None:
-        """Ask for the end of a task; its `run` then returns an outcome that says so."""
+        """Ask for the end of a task; its `run` then returns an outcome that says so.
+
+        A machine that is away hears of it when it is back, and nobody waits for that.
+        """
         for task in self._tasks.values():
             if task.request.key == key:
                 task.cancelled = True
                 if not task.sent:
                     task.succeed(ended_here(task, self._machine))
-                elif self._session is not None and self._session.alive:
+                    continue
+                asyncio.get_running_loop().call_later(self.target.farewell, self._let_go, task)
+                if self._session is not None and self._session.alive:
                     self._end_there(self._session, task)
+
+    def _let_go(self, task: Task) -> None:
+        """Have the `run` of a cancelled task end, of whose end nothing was heard."""
+        if not task.future.done() and task.let_go(patience.parting(self.target, self._machine, task)):
+            task.future.add_done_callback(lambda future: self._abandoned(task, future))
 
     async def attach(self, key: str, sink: Sink, files: Files | None = None) -> Outcome:
         """Wait for the end of a task that some process has sent; raises one of our errors."""
         task = Task(next(self._task_numbers), Request(key, {}, 0, lambda: (), files=files), sink)
-        task.sent = task.accepted = True
+        task.sent = task.met = task.accepted = True
         return await self._see(task)
 
     async def jobs(self, keep: Callable[[object], Any]) -> list[Any]:
@@ -186,7 +196,8 @@ class Host:
             self._end_there(session, task)
         if task.sent:
             have = {"stdout": task.outputs[0].end, "stderr": task.outputs[1].end}
-            session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **task.request.wishes})
+            wish = {**task.request.wishes, "cancelled": task.cancelled}
+            session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **wish})
             return
         upload.submit(session, task)
 
@@ -339,13 +350,13 @@ class Host:
         try:
             self._machine = await session.greeted()
             for task in self._tasks.values():
-                if task.sent_by is session:
-                    task.machine = self._machine.get("machine")
+                task.met = task.met or task.sent
             _log.info("connect.complete host=%s", self.target.label)
         except SSHTimingError as error:
+            _log.warning("connect.failed host=%s error=%s", self.target.label, error)
             self._session = None
             for task in self._tasks.values():
-                if task.sent_by is session and not task.accepted:
+                if task.sent_by is session and not (task.accepted or error.retriable):
                     task.sent, task.sent_by = False, None  # nobody was there to read what we wrote
             await session.close()
             await self._after_failure(error)

@@ -42,6 +42,7 @@ class Session:
         """Hand frames to `on_frame`, which tells whether one brought anything, and the loss to `on_lost`."""
         loop = asyncio.get_running_loop()
         self.hello: dict[str, Any] = {}
+        self.machine: object = None  # its id, which it tells before anything is sent to it
         self.clock = Clock()
         self.writable_now = asyncio.Event()
         self.writable_now.set()
@@ -80,6 +81,7 @@ class Session:
             announced = await self._within(self._announced)
             if "refused" in announced:
                 raise refusals.refused(self.target, self.said, announced)
+            self.machine = announced.get("machine")
             if announced.get("archive") == "need":
                 self.write(bootstrap.archive().data)
             self.send(

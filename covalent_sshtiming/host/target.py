@@ -53,7 +53,8 @@ class Target:
     idle_timeout: float = 300.0
     ping: float = 15.0  # between two signs of life asked for
     silence: float = 40.0  # after which a session is lost; with a ping's wait, noticed within 60 s
-    ending: float = 60.0  # that a machine which answers may take to end a cancelled task
+    farewell: float = 10.0  # that a `run` waits for a cancelled task's end; the far side takes 5 to kill
+    ending: float = 60.0  # that a machine which answers may take to end one
     jump: bool = False
 
     @property

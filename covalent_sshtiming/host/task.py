@@ -126,13 +126,16 @@ class Task:
         self.submitted_on: Session | None = None  # the last session that its request went out on
         self.result_on: Session | None = None  # the last session that announced a result
         self.files_on: Session | None = None  # the last session that told of files
-        self.machine: object = None  # the id of the machine that it was sent to, once that is known
+        self.machine: object = None  # the id of the machine that it was sent to
+        self.met = False  # whether an agent was there for it; else nobody may have read what was sent
         self.accepted = False
+        self.refused = False  # whether the machine could not store it once
         self.cancelled = False
         self.failures = 0
         self.outputs = (Output(), Output())
         self.uploader: asyncio.Task[None] | None = None
         self.future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.waiter: asyncio.Future[Outcome] | None = None
         self.at = {"begun": time.monotonic()}
 
     def mark(self, name: str, ago: float = 0.0) -> None:
@@ -152,9 +155,31 @@ class Task:
     def _between(self, first: str, last: str, less: float = 0.0) -> float | None:
         if first not in self.at or last not in self.at:
             return None
-        return max(
-            0.0, self.at[last] - self.at[first] - less
-        )  # the far side says how long it kept an answer back
+        # Not below 0: the far side says how long it kept an answer back.
+        return max(0.0, self.at[last] - self.at[first] - less)
+
+    def wait(self) -> asyncio.Future[Outcome]:
+        """Return what its `run` waits for: its end, or that it is let go of."""
+        waiter = self.waiter = asyncio.get_running_loop().create_future()
+
+        def pass_on(future: asyncio.Future[Outcome]) -> None:
+            error = future.exception()
+            if waiter.done():
+                return
+            if error is None:
+                waiter.set_result(future.result())
+            else:
+                waiter.set_exception(error)
+
+        self.future.add_done_callback(pass_on)
+        return waiter
+
+    def let_go(self, outcome: Outcome) -> bool:
+        """End the waiting for it with an outcome, although its own is not known; False where nobody waits."""
+        if self.waiter is None or self.waiter.done():
+            return False
+        self.waiter.set_result(outcome)
+        return True
 
     def succeed(self, outcome: Outcome) -> None:
         """End the task with an outcome, once."""
@@ -171,6 +196,13 @@ def ended_here(task: Task, machine: dict[str, Any], doubt: str = "") -> Outcome:
     """Return the outcome of a task that was ended here: before it was sent, or in doubt about its machine."""
     stdout, stderr = (bytes(output.data) for output in task.outputs)
     return Outcome({"status": "cancelled"}, stdout, stderr, dict(machine), task.waits(), doubt=doubt)
+
+
+def unheard(task: Task, machine: dict[str, Any], where: str) -> Outcome:
+    """Return the outcome of a cancelled task whose machine does not say how it ended."""
+    stdout, stderr = (bytes(output.data) for output in task.outputs)
+    words = f"warning: {where} does not answer; what runs there of this task is ended as soon as it does.\n"
+    return Outcome({"status": "cancelled"}, stdout, stderr + words.encode(), dict(machine), task.waits())
 
 
 class Inquiry(Task):

@@ -179,13 +179,20 @@ class Client(asyncssh.SSHClient):
         told: Told = nobody,
     ) -> None:
         self.failure: HostKeyError | None = None
+        self._connection: asyncssh.SSHClientConnection | None = None
         self._judge = judge
         self._pairs = list(pairs)
         self._password = password
         self._told = told
 
-    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:  # noqa: ARG002 - asyncssh's signature
+    @property
+    def heard_nothing(self) -> bool:
+        """Whether the connection came about, and not even the server's version was said on it."""
+        return self._connection is not None and not self._connection.get_extra_info("server_version")
+
+    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         """Tell that somebody answers."""
+        self._connection = conn
         self._told("connect")
 
     def begin_auth(self, username: str) -> None:  # noqa: ARG002 - asyncssh's signature

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import AsyncIterator
 
 from covalent_sshtiming.errors import TransferError
+from covalent_sshtiming.host import patience
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.task import Request, Task
 from covalent_sshtiming.remote import wire
@@ -23,7 +24,8 @@ def submit(session: Session, task: Task) -> None:
     stop(task)
     task.sent, task.sent_by, task.submitted_on = True, task.sent_by or session, session
     task.request.left = True
-    task.machine = task.machine or session.hello.get("machine")
+    task.machine = task.machine or session.machine
+    task.met = task.met or bool(session.hello)
     task.mark("sent")
     request = task.request
     head = {**request.head, **request.wishes, "key": request.key, "size": request.size}
@@ -33,6 +35,19 @@ def submit(session: Session, task: Task) -> None:
         return
     session.send(wire.SUBMIT, task.number, head)
     task.uploader = asyncio.ensure_future(_upload(session, task))
+
+
+def submit_later(session: Session, task: Task) -> None:
+    """Send a task once more after a pause. Nothing of it is there, so until then it counts as not sent."""
+    stop(task)
+    task.sent, task.sent_by = False, None
+    task.uploader = asyncio.ensure_future(_submit_later(session, task))
+
+
+async def _submit_later(session: Session, task: Task) -> None:
+    await asyncio.sleep(patience.pause(session.target, 1))
+    task.uploader = None  # which is us
+    submit(session, task)
 
 
 async def _body(request: Request) -> AsyncIterator[bytes]:

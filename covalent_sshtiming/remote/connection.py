@@ -14,6 +14,7 @@ from collections import deque
 from typing import Any, Deque, Dict, Iterator, List, Tuple
 
 from . import wire
+from .tasks import Delivery
 
 READ_PIECE = 256 * 1024
 PIECES = 64  # frames in one write
@@ -42,6 +43,7 @@ class Connection:
         self._waiting = 0  # bytes in it
         self._held: "List[Tuple[int, int, float]]" = []  # kind, task, and since when
         self._downloads: "Deque[Iterator[Any]]" = deque()
+        self._parked: "List[Iterator[Any]]" = []  # downloads that have nothing to say yet
         for handle in (reading, writing):
             os.set_blocking(handle, False)
 
@@ -90,6 +92,12 @@ class Connection:
         Where it has nothing to say yet it yields a function, which is given what makes it go on.
         """
         self._downloads.append(frames)
+
+    def call_off(self, task: int) -> None:
+        """Deliver no more of a task's result and files."""
+        for frames in (*self._downloads, *self._parked):
+            if isinstance(frames, Delivery) and frames.task == task:
+                frames.wanted = False
 
     @property
     def wants_to_write(self) -> bool:
@@ -140,10 +148,15 @@ class Connection:
             except OSError as error:  # the task directory went away under it
                 raise Gone from error
             if callable(frame):
-                frame(functools.partial(self._downloads.append, frames))
+                self._parked.append(frames)
+                frame(functools.partial(self._resume, frames))
             elif frame is not None:
                 self._queue(frame)
                 self._downloads.append(frames)
+
+    def _resume(self, frames: "Iterator[Any]") -> None:
+        self._parked.remove(frames)
+        self._downloads.append(frames)
 
     def _check_open(self) -> None:
         if self.closed:

@@ -24,7 +24,7 @@ class Couriers:
         self._selector = selector
         self._write = write
         self._running: "Dict[Tuple[Connection, int], Courier]" = {}
-        self._waiting: "Deque[Tuple[Connection, Callable[[], None]]]" = deque()
+        self._waiting: "Deque[Tuple[Connection, int, Callable[[], None]]]" = deque()
 
     def frames(self, connection: Connection, task: int, directory: str, skip: int) -> "Iterator[Any]":
         """Yield what is to be told of a task's files, from entry `skip` on, as a connection's download.
@@ -33,7 +33,7 @@ class Couriers:
         """
         courier = self._start(connection, task, directory, skip)
         while courier is None:
-            yield lambda resume: self._waiting.append((connection, resume))
+            yield lambda resume: self._waiting.append((connection, task, resume))
             courier = self._start(connection, task, directory, skip)
         try:
             for frame in courier.frames():
@@ -75,10 +75,13 @@ class Couriers:
     def stir(self) -> None:
         """Let those go on who waited for their turn."""
         for _ in range(min(len(self._waiting), MOST - len(self._running))):
-            connection, resume = self._waiting.popleft()
-            if not connection.closed:
-                resume()
-                self._write(connection)
+            connection, _, resume = self._waiting.popleft()
+            self._go_on(connection, resume)
+
+    def _go_on(self, connection: Connection, resume: "Callable[[], None]") -> None:
+        if not connection.closed:
+            resume()
+            self._write(connection)
 
     def take(self, connection: Connection, task: int, taken: int) -> None:
         """A client has taken so much of a task's files."""
@@ -86,9 +89,13 @@ class Couriers:
             self._running[connection, task].take(taken)
 
     def stop(self, connection: Connection, task: int) -> None:
-        """A client wants no more of a task's files."""
+        """A client wants no more of a task's files. Call its delivery off first."""
         if (connection, task) in self._running:
             self._running[connection, task].stop()
+        mine = [waiting for waiting in self._waiting if waiting[:2] == (connection, task)]
+        for waiting in mine:  # which need not wait for its turn to hear of it
+            self._waiting.remove(waiting)
+            self._go_on(connection, waiting[2])
 
     def drop(self, connection: Connection) -> None:
         """A connection has gone."""

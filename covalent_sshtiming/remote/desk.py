@@ -4,13 +4,13 @@ Owns the meaning of each frame type on the far side. A frame that makes no sense
 a hello, ends the connection and nothing else.
 """
 
+import json
 import os
-import signal
 import sys
 import time
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from . import jobs, places, platforms, tasks, uploads, wire
+from . import jobs, places, supervisor, tasks, uploads, wire
 from .connection import Connection, Gone
 from .foreman import Foreman, Watch
 
@@ -102,6 +102,9 @@ class Desk:
             connection.hold(wire.ACCEPTED, frame.task)
             self._tell(connection, frame, (0, 0))
             return False
+        except FileNotFoundError as error:
+            # Whoever connects next makes the spool anew, and its agent has a door that can be found.
+            raise SystemExit("somebody has removed the spool") from error
         except OSError as error:
             raise uploads.refusal(error, directory) from error
         return True
@@ -147,6 +150,8 @@ class Desk:
             connection.send(wire.UNKNOWN, task)
         elif found == tasks.ENDED:
             connection.download(self._foreman.delivery(key, _watch(connection, task, have, frame.header)))
+            if frame.header.get("cancelled"):
+                self._call_off(connection, task)
         else:
             self._foreman.watch(key, _watch(connection, task, have, frame.header))
 
@@ -164,17 +169,22 @@ class Desk:
         if upload is not None:
             upload.abandon()
             self._foreman.watch(key, Watch(connection, frame.task, (0, 0), follow=False))
-        self._foreman.couriers.stop(connection, frame.task)
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:
             pass
         except OSError as error:  # a full disk: what was never stored cannot run either
             sys.stderr.write("no room to cancel: %s\n" % error)
+            connection.send(
+                wire.OUTCOME, frame.task, body=json.dumps(supervisor.outcome("cancelled")).encode()
+            )
             return
-        pid = self._foreman.cancel(key)
-        if pid is not None:
-            platforms.send_signal([pid], signal.SIGTERM)
+        self._call_off(connection, frame.task)
+        self._foreman.cancel(key)
+
+    def _call_off(self, connection: Connection, task: int) -> None:
+        connection.call_off(task)
+        self._foreman.couriers.stop(connection, task)
 
     def _list(self, connection: Connection, frame: wire.Frame) -> None:
         """Say which tasks of this user are there, whoever sent them."""
@@ -190,7 +200,11 @@ class Desk:
         directory = self._foreman.directory(key)
         wanted = frame.header.get("keep") or self._foreman.is_watched(key, connection)
         if tasks.state(directory) == tasks.ENDED and not wanted:
-            places.remove_tree(directory)
+            try:
+                places.remove_tree(directory)
+            except OSError as error:  # the client will say it again on its next connection
+                sys.stderr.write("%s cannot be removed: %s\n" % (key, error))
+                return
         connection.hold(wire.ACK, frame.task)
 
 

@@ -41,6 +41,18 @@ def leave(nonce, code, text="", found=None):
     sys.exit(3)
 
 
+def machine_id():
+    # type: () -> str
+    """Say which machine this is before anything is sent to it: another may have its name; "" if unknown."""
+    for path in ("/etc/machine-id", "/var/lib/dbus/machine-id"):
+        try:
+            with open(path) as file:
+                return file.read(64).strip()
+        except (OSError, IOError):
+            pass
+    return ""
+
+
 def look_around(python):
     # type: (str) -> Dict[str, str]
     """Return where there is a Python of that version, and what could make one."""
@@ -132,11 +144,11 @@ def archive(params):
     place = os.path.join(os.path.realpath(cache), params["archive"][:32])
     if os.path.isdir(place):
         check_owner(place)
-        announce(params["nonce"], {"archive": "have"})
+        announce(params["nonce"], {"archive": "have", "machine": machine_id()})
         return place
     make_cache(cache)
     scratch = tempfile.mkdtemp(prefix=".new-", dir=os.path.dirname(place))
-    announce(params["nonce"], {"archive": "need"})
+    announce(params["nonce"], {"archive": "need", "machine": machine_id()})
     try:
         data = read_exactly(params["size"])
         if hashlib.sha256(data).hexdigest() != params["archive"]:

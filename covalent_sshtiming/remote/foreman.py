@@ -7,11 +7,13 @@ ahead, which supervisor has it, and who is watching. What a task *is* stands in 
 
 import os
 import selectors
+import signal
 import socket
+import sys
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
 
-from . import backlog, courier, couriers, crew, places, supervisor, tasks, wire
+from . import backlog, courier, couriers, crew, places, platforms, supervisor, tasks, wire
 from .connection import Connection
 
 LOSSES_MAX = 3
@@ -69,6 +71,7 @@ class Foreman:
         self._watchers: "Dict[str, List[Watch]]" = {}
         self._controls: "Dict[str, socket.socket]" = {}  # tasks that supervisors of ours have
         self._losses: "Dict[str, int]" = {}  # supervisors that ended before they began
+        self._unmarked: "Set[str]" = set()  # to be cancelled as soon as the disk takes the mark
         self._backlog = backlog.Backlog()
         self._slots = backlog.Slots(base, int(facts["cores"]))
         self.couriers = couriers.Couriers(selector, lambda connection: deliver(connection, iter(())))
@@ -90,7 +93,7 @@ class Foreman:
     @property
     def must_look(self) -> bool:
         """Whether something may happen that nobody will tell us of."""
-        return bool(self._backlog) or any(
+        return bool(self._backlog or self._unmarked) or any(
             key not in self._controls or any(watch.follow for watch in watches)
             for key, watches in self._watchers.items()
         )
@@ -141,10 +144,18 @@ class Foreman:
         if head and head.get("python") == self._python and places.same_flavor(head.get("agent"), self._name):
             self.enqueue(head)
 
-    def cancel(self, key: str) -> "Optional[int]":
-        """Stop a task that has not started; the process to signal where its supervisor has it."""
+    def cancel(self, key: str) -> None:
+        """Stop a task wherever it is; where the disk does not take the mark, as soon as it does."""
         directory = self.directory(key)
-        places.create(os.path.join(directory, places.CANCEL))
+        self._unmarked.discard(key)
+        try:
+            places.create(os.path.join(directory, places.CANCEL))
+        except FileNotFoundError:  # somebody has removed the directory
+            return
+        except OSError as error:
+            sys.stderr.write("%s cannot be cancelled yet: %s\n" % (key, error))
+            self._unmarked.add(key)
+            return
         # Looked at after the mark: the supervisor looks for the mark on both sides of `started`.
         found = tasks.state(directory)
         if found in (tasks.WAITING, tasks.UNKNOWN) and key not in self._controls:
@@ -154,7 +165,8 @@ class Foreman:
             self._ended(key)
         started = places.read_json(os.path.join(directory, places.STARTED)) or {}
         pid = started.get("pid")
-        return pid if found == tasks.RUNNING and isinstance(pid, int) and pid > 1 else None
+        if found == tasks.RUNNING and isinstance(pid, int) and pid > 1:
+            platforms.send_signal([pid], signal.SIGTERM)
 
     def start_waiting(self) -> None:
         """Start what a slot can be had for, in turn between the dispatches."""
@@ -228,15 +240,17 @@ class Foreman:
         for watch in self._watchers.pop(key, []):
             self._deliver(watch.connection, self.delivery(key, watch))
 
-    def delivery(self, key: str, watch: Watch) -> "Iterator[Any]":
+    def delivery(self, key: str, watch: Watch) -> tasks.Delivery:
         """Return what tells one who waits for it all of an ended task."""
         directory, files = self.directory(key), None
         if watch.files is not None and courier.has_order(directory):
             files = self.couriers.frames(watch.connection, watch.task, directory, watch.files)
-        return tasks.delivery(directory, watch.task, watch.have, files)
+        return tasks.Delivery(directory, watch.task, watch.have, files)
 
     def look(self) -> None:
         """Look at the watched tasks: at their output, and at those that another agent's supervisors have."""
+        for key in list(self._unmarked):
+            self.cancel(key)
         for key in list(self._watchers):
             for watch in self._watchers[key]:
                 if watch.follow and watch.send_news(self.directory(key)):

@@ -206,8 +206,11 @@ def read_json(path: str) -> "Optional[Dict[str, Any]]":
 
 
 def try_lock(path: str, must_exist: bool = False) -> "Optional[int]":
-    """Return a descriptor that holds an exclusive lock on `path`, or None if another does."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | (0 if must_exist else os.O_CREAT)
+    """Return a descriptor that holds an exclusive lock on `path`, or None if another does.
+
+    Where it must exist, the disk may be read-only.
+    """
+    flags = (os.O_RDONLY if must_exist else os.O_RDWR | os.O_CREAT) | os.O_NOFOLLOW | os.O_NONBLOCK
     handle = os.open(path, flags, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -193,12 +193,12 @@ class Supervisor:
             self._stop("cancelled", CANCEL_GRACE)
 
     def _stop(self, reason: str, grace: float) -> None:
-        """Begin to end the task: TERM now, KILL after `grace` seconds."""
-        if self.reason or self.status is not None:
+        """Begin to end the task: TERM now, KILL after `grace` seconds, or when its left-overs were to end."""
+        if self.reason:
             return
         self.reason = reason
         self._signal(signal.SIGTERM)
-        self.kill_at = time.monotonic() + grace
+        self.kill_at = min(self.kill_at, time.monotonic() + grace)
 
     def _finished(self) -> bool:
         """Reap what there is and push on what is due; true once no descendant is left."""

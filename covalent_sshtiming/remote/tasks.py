@@ -134,22 +134,6 @@ def expire(base: str) -> None:
             pass
 
 
-def delivery(
-    directory: str, task: int, have: "Tuple[int, int]", files: "Optional[Iterator[Any]]" = None
-) -> "Iterator[Any]":
-    """Yield the frames that tell a client all of an ended task: output, result, files, outcome last.
-
-    `files` are those of its files, as a connection's download. A cancelled task's stay where they are.
-    """
-    try:
-        for frame in _telling(directory, task, have, files):
-            yield frame
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        text = "left an outcome or a result that cannot be read (%s)" % error
-        ended = supervisor.outcome("failed", {"class": "TaskDied", "text": text[:1000]})
-        yield wire.encode(wire.OUTCOME, task, body=json.dumps(ended).encode())
-
-
 def news(directory: str, have: "Tuple[int, int]") -> "Iterator[Tuple[int, int, bytes]]":
     """Yield (0 for stdout or 1 for stderr, stream offset, bytes) of what a running task has printed.
 
@@ -161,24 +145,73 @@ def news(directory: str, have: "Tuple[int, int]") -> "Iterator[Tuple[int, int, b
             yield number, offset, data
 
 
-def _telling(
-    directory: str, task: int, have: "Tuple[int, int]", files: "Optional[Iterator[Any]]"
-) -> "Iterator[Any]":
-    ended = places.read_json(os.path.join(directory, places.OUTCOME))
-    if ended is None:
-        raise ValueError("no outcome")
-    for number, name in enumerate((places.STDOUT, places.STDERR)):
-        path = os.path.join(directory, name)
-        for offset, data in pump.read_stream(path, int(ended[name]), have[number]):
-            yield wire.encode(wire.STREAM, task, {"fd": number + 1, "offset": offset}, data)
-    if ended["result"]:
-        yield wire.encode(wire.RESULT, task, {"parts": ended["result"]})
-        with os.fdopen(places.open_file(os.path.join(directory, places.RESULT)), "rb") as file:
+class Delivery:
+    """Iterates over what tells a client all of an ended task: output, result, files, outcome last.
+
+    That is frames, or where there is none yet a function: see `Connection.download`. A cancelled task's files
+    stay where they are.
+
+    Attributes:
+        task: its number on that connection.
+        wanted: false once it was cancelled under way: no more of result and files comes, and the outcome
+            says so.
+    """
+
+    def __init__(
+        self, directory: str, task: int, have: "Tuple[int, int]", files: "Optional[Iterator[Any]]" = None
+    ) -> None:
+        """Begin where the client is; `files` tells of those that it wants, as a connection's download."""
+        self.task = task
+        self.wanted = True
+        self._directory = directory
+        self._have = have
+        self._files = files
+        self._frames = self._all()
+
+    def __iter__(self) -> "Delivery":
+        return self
+
+    def __next__(self) -> "Any":
+        return next(self._frames)
+
+    def _all(self) -> "Iterator[Any]":
+        try:
+            for frame in self._telling():
+                yield frame
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            text = "left an outcome or a result that cannot be read (%s)" % error
+            ended = supervisor.outcome("failed", {"class": "TaskDied", "text": text[:1000]})
+            yield wire.encode(wire.OUTCOME, self.task, body=json.dumps(ended).encode())
+
+    def _telling(self) -> "Iterator[Any]":
+        ended = places.read_json(os.path.join(self._directory, places.OUTCOME))
+        if ended is None:
+            raise ValueError("no outcome")
+        for number, name in enumerate((places.STDOUT, places.STDERR)):
+            path = os.path.join(self._directory, name)
+            for offset, data in pump.read_stream(path, int(ended[name]), self._have[number]):
+                yield wire.encode(wire.STREAM, self.task, {"fd": number + 1, "offset": offset}, data)
+        for frame in self._made(ended):
+            if not self.wanted:
+                ended = dict(ended, status="cancelled", result=None)
+                break
+            yield frame
+        yield wire.encode(wire.OUTCOME, self.task, body=_fitting(ended))
+
+    def _made(self, ended: "Dict[str, Any]") -> "Iterator[Any]":
+        """Yield what the task has made: its result, then its files."""
+        if ended["result"]:
+            for frame in self._result(ended["result"]):
+                yield frame
+        if self._files is not None and ended["status"] != "cancelled":
+            for frame in self._files:
+                yield frame
+
+    def _result(self, parts: "Any") -> "Iterator[bytes]":
+        yield wire.encode(wire.RESULT, self.task, {"parts": parts})
+        with os.fdopen(places.open_file(os.path.join(self._directory, places.RESULT)), "rb") as file:
             for data in iter(lambda: file.read(wire.MAX_BODY), b""):
-                yield wire.encode(wire.DATA, task, body=data)
-    if files is not None and ended["status"] != "cancelled":
-        yield from files
-    yield wire.encode(wire.OUTCOME, task, body=_fitting(ended))
+                yield wire.encode(wire.DATA, self.task, body=data)
 
 
 def _fitting(ended: "Dict[str, Any]") -> bytes:

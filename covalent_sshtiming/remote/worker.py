@@ -15,7 +15,7 @@ import time
 import traceback
 from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
 
-from . import cgroup, hooks, phases, places, surroundings
+from . import cgroup, culprit, hooks, phases, places, surroundings
 from .board import Board
 
 SMALL = 64 * 1024  # bytes of a request that is read at once
@@ -305,7 +305,9 @@ def _dump_error(error: BaseException, value: Any, path: str, cap: int) -> "Dict[
         return _error(
             "TransferError", "the result could not be written to %s: %s" % (path, _text(error)), None
         )
-    text = "a %s cannot be pickled: %s" % (type(value).__name__, _text(error))
+    way, part = culprit.find(value)
+    because = ", because result%s is a %s" % (way, type(part).__name__) if way else ""
+    text = "a %s cannot be pickled%s: %s" % (type(value).__name__, because, _text(error))
     return _error("ResultError", text, error)
 
 

@@ -109,13 +109,19 @@ async def host(machine: direct.Machine, **more: Any) -> AsyncIterator[direct.Hos
         await opened.close()
 
 
-async def run_on(opened: direct.Host, function: Callable[..., Any], *args: Any, **head: Any) -> Any:
-    """Run one call on a host and return its value, or its outcome where there is none."""
+def request_of(function: Callable[..., Any], *args: Any, **head: Any) -> tuple[str, Request]:
+    """Return a call's key, and the call as a host takes it."""
     key = farside.new_key()
     facts, body = farside.request(key, function, *args, **head)
     pieces = [body[start : start + 65536] for start in range(0, len(body), 65536)]
+    return key, Request(key, facts, len(body), lambda: iter(pieces))
+
+
+async def run_on(opened: direct.Host, function: Callable[..., Any], *args: Any, **head: Any) -> Any:
+    """Run one call on a host and return its value, or its outcome where there is none."""
+    key, request = request_of(function, *args, **head)
     builder = ResultBuilder(CAP)
-    outcome: Outcome = await opened.run(Request(key, facts, len(body), lambda: iter(pieces)), builder)
+    outcome: Outcome = await opened.run(request, builder)
     opened.acknowledge(key)
     return builder.finish().get_deserialized() if outcome.ended["status"] == "completed" else outcome.ended
 
@@ -152,6 +158,19 @@ def kill(*pids: int) -> None:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     farside.until(lambda: not living(list(pids)), "the killed to go")
+
+
+@contextmanager
+def stopped(pids: list[int]) -> Iterator[None]:
+    """Stop processes, and let those that still live go on in the end."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 def started(machine: direct.Machine) -> list[dict[str, Any]]:

@@ -570,10 +570,11 @@ async def steers_terminals(far: Far) -> None:
 @_misbehaves
 async def refuses_with_a_novel(far: Far) -> None:
     """Refuse a task with fields that are too long, of the wrong type and full of control characters."""
-    task = await far.task(accept=False)
     facts = {"text": NASTY * 200, "path": NASTY * 200, "errno": NASTY * 200, "free": 10**19}
-    await far.send(wire.REFUSED, task, facts)
-    await far.wait()
+    await far.greet()
+    while True:
+        submitted = await far.frame(wire.SUBMIT)
+        await far.send(wire.REFUSED, submitted.task, facts)
 
 
 @_misbehaves

@@ -213,6 +213,19 @@ async def measured_lag() -> AsyncIterator[Lag]:
             await watching
 
 
+async def crowd(server: SSHServer, place: Path, count: int) -> tuple[Lag, float]:
+    """Run so many tasks that come at once; return the loop's lag meanwhile, and what they took in seconds."""
+    place.mkdir(exist_ok=True)
+    async with direct.machine(server, place) as machine:
+        await machine.run(_echo(), 0)
+        begun = time.monotonic()
+        async with measured_lag() as lag:
+            rans = await asyncio.gather(*(machine.run(_echo(), number) for number in range(count)))
+        seconds = time.monotonic() - begun
+    assert [ran.value for ran in rans] == list(range(count))
+    return lag, seconds
+
+
 @dataclass
 class Move:
     """How a large transfer went, and how the loop fared meanwhile."""
