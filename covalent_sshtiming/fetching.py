@@ -11,108 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from covalent_sshtiming.errors import ProtocolError
+from covalent_sshtiming.fetched import WHY, Brought, Wanted
 from covalent_sshtiming.remote import below, names, wire
 
-_SAID_MAX = 20  # sentences of one kind
 _LEFT_MAX = 1000  # files that a machine may tell of and not send
-_NAMES_CHARS = 4096  # of the names in a record
 _ROOM = wire.FILE_WINDOW + wire.FILE_COST + wire.MAX_BODY  # that may wait here to be written
-_WHY = {
-    "link": "it is a link, and none is followed",
-    "directory": "it is a directory; add /** to fetch what is in it",
-    "special": "it is no regular file",
-    "name": "its name is too long",
-    "unreadable": "it cannot be read",
-    "bytes": "with it they would be over fetch_max_bytes = {max_bytes}",
-    "files": "there are more than fetch_max_files = {max_files}",
-    "changed": "it was changed after the task's end",
-    "gone": "it was removed after the task's end",
-}
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What is to come, and where to.
-
-    Attributes:
-        base: the directory that everything goes below; made where there is none.
-        inner: directories below it that come first in each name, "" for none; no link there is followed.
-        patterns: what a name has to fit; None for any.
-        max_bytes: of all together.
-        max_files: how many.
-        mode: of the base where it is made, without what the umask takes off.
-    """
-
-    base: Path
-    inner: str
-    patterns: Sequence[str] | None
-    max_bytes: int
-    max_files: int
-    mode: int = 0o777
-
-    @property
-    def directory(self) -> Path:
-        """Where the files go."""
-        return self.base / self.inner
-
-
-@dataclass
-class Brought:
-    """What has come of it: names and sizes of the files that are here, and what else there is to say."""
-
-    directory: Path
-    files: dict[str, int] = field(default_factory=dict)
-    left: list[str] = field(default_factory=list)  # a sentence for each that is told of
-    more_left: int = 0  # that are not told of
-    failed: list[str] = field(default_factory=list)
-    broken: bool = False
-    unmatched: list[str] = field(default_factory=list)
-
-    def record(self) -> dict[str, Any]:
-        """Return the record's fields."""
-        return {
-            "fetched_files": len(self.files),
-            "fetched_bytes": sum(self.files.values()),
-            "fetched_left": len(self.left) + self.more_left + len(self.failed),
-            "fetched_to": str(self.directory),
-            "fetched_names": self._names(),
-        }
-
-    def _names(self) -> str:
-        """Return the names as a JSON list, as many as a record has room for."""
-        told, size = [], 2
-        for name in self.files:
-            size += len(json.dumps(name)) + 2
-            if size > _NAMES_CHARS:
-                break
-            told.append(name)
-        return json.dumps(told)
-
-    def warnings(self, host: str, *, completed: bool) -> str:
-        """Return a line for everything that did not go as asked; a failed task need not have left all."""
-        lines = _some(f"{host}: {text}" for text in self.left)
-        if self.more_left:
-            lines.append(f"{host}: {self.more_left} more stay there.")
-        lines += _some(iter(self.failed))
-        if self.broken:
-            lines.append(f"{host}: not all files came: reading them there broke off. They stay there.")
-        if completed and not self.broken:
-            lines += [f"{host}: nothing that the task left fits fetch = {text!r}." for text in self.unmatched]
-        return "".join(f"warning: {line}\n" for line in lines)
-
-
-def _some(lines: Iterator[str]) -> list[str]:
-    every = list(lines)
-    rest = len(every) - _SAID_MAX
-    return every[:_SAID_MAX] + ([f"and {rest} more like these."] if rest > 0 else [])
 
 
 class Fetching:
@@ -127,7 +36,7 @@ class Fetching:
         self._store = _Store(wanted, self.brought)
         self._coming: _Coming | None = None
         self._count = self._bytes = self._told = 0
-        self._ended = False
+        self._ended = self._finished = False
         self._connection = 0  # which one it is; what came on another is not taken on this one
         self._received = self._taken = 0
         self._tell: Callable[[int], None] = lambda _: None
@@ -149,6 +58,8 @@ class Fetching:
 
     def take(self, header: Mapping[str, Any], body: bytes) -> bool:
         """Take a frame; tell whether it brought anything. Raises ProtocolError for what makes no sense."""
+        if self._finished:  # of a cancelled task, whose end nobody waits for any more
+            return False
         self._received += wire.file_cost(body)
         if self._received - self._taken > _ROOM:
             raise ProtocolError("it sends files faster than they are taken")
@@ -202,7 +113,7 @@ class Fetching:
         if self._told > _LEFT_MAX:
             raise ProtocolError("it tells of more files than there can be")
         self.settled += 1
-        why = _WHY.get(str(header.get("left")), "it could not be sent").format_map(vars(self._wanted))
+        why = WHY.get(str(header.get("left")), "it could not be sent").format_map(vars(self._wanted))
         number = header.get("errno")
         cause = f" ({os.strerror(number)})" if type(number) is int and 0 < number < 200 else ""
         self.brought.left.append(f"{name!r:.300} stays there: {why}{cause}.")
@@ -244,6 +155,7 @@ class Fetching:
 
     async def finish(self) -> Brought:
         """Wait until all that came is written, leave nothing half, and return what there is to say."""
+        self._finished = True
         while self._writer is not None and not self._writer.done():
             await asyncio.shield(self._writer)
         await asyncio.to_thread(self._store.close)

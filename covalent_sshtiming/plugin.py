@@ -27,7 +27,8 @@ from covalent.executor.schemas import TaskUpdate
 
 from covalent_sshtiming import errors, outcomes, sending, settings
 from covalent_sshtiming.electron import Call, ResultBuilder, take_apart
-from covalent_sshtiming.fetching import Fetching, Wanted
+from covalent_sshtiming.fetched import Wanted
+from covalent_sshtiming.fetching import Fetching
 from covalent_sshtiming.host import pool
 from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.task import Outcome, Request

@@ -17,7 +17,8 @@ from typing import Any
 
 from covalent_sshtiming import outcomes, settings
 from covalent_sshtiming.errors import ConfigError, TaskDied, TaskError
-from covalent_sshtiming.fetching import Fetching, Wanted
+from covalent_sshtiming.fetched import Wanted
+from covalent_sshtiming.fetching import Fetching
 from covalent_sshtiming.host import pool
 from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.task import Nowhere

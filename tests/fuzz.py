@@ -29,7 +29,11 @@ TARGETS = {
     "result": ("covalent_sshtiming/electron.py",),
     "outcome": ("covalent_sshtiming/outcomes.py", "covalent_sshtiming/timing/record.py"),
     "output": ("covalent_sshtiming/host/task.py",),
-    "files": ("covalent_sshtiming/fetching.py", "covalent_sshtiming/remote/names.py"),
+    "files": (
+        "covalent_sshtiming/fetching.py",
+        "covalent_sshtiming/fetched.py",
+        "covalent_sshtiming/remote/names.py",
+    ),
 }
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from covalent._shared_files.exceptions import TaskCancelledError
 from support import direct, farside, faults, soaking
 from support.farside import FarSide, new_key
 from support.faults import through, until
@@ -23,7 +24,8 @@ from support.proxy import Proxy
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
-from covalent_sshtiming.fetching import Fetching, Wanted
+from covalent_sshtiming.fetched import Wanted
+from covalent_sshtiming.fetching import Fetching
 from covalent_sshtiming.remote import leavings, wire
 
 
@@ -512,7 +514,7 @@ async def test_a_courier_that_is_killed_costs_its_files_only(sshd: SSHServer, pl
 
 
 async def test_a_cancel_ends_the_fetching(sshd: SSHServer, place: Path) -> None:
-    """A cancel that comes when the task has ended and its files are on the way ends those."""
+    """A cancel that comes when the task has ended and its files are on the way ends those, as a cancel."""
     async with (
         Proxy(sshd.host, sshd.port) as proxy,
         direct.machine(
@@ -526,8 +528,9 @@ async def test_a_cancel_ends_the_fetching(sshd: SSHServer, place: Path) -> None:
         )
         await until(lambda: couriers(machine))
         await machine.executor().cancel(task, None)
-        ran = await asyncio.wait_for(running, 10)
-        assert ran.value == "done"
+        ran = await asyncio.wait_for(running, 5)
+        assert isinstance(ran.error, TaskCancelledError)
+        assert machine.records()[-1]["status"] == "cancelled"
         assert below(machine.log.parent / "no longer") == {}
         await until(lambda: not couriers(machine))
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from covalent_sshtiming import errors, fetching, outcomes
+from covalent_sshtiming import errors, fetched, fetching, outcomes
 from covalent_sshtiming.electron import ResultBuilder
 from covalent_sshtiming.host import bootstrap, environment, refusals
 from covalent_sshtiming.host.target import Target
@@ -180,9 +180,9 @@ def files(data: bytes) -> None:
     assert json.loads(str(kept.record()["fetched_names"])) == list(kept.files)
 
 
-async def _kept(base: Path, data: bytes) -> fetching.Brought:
+async def _kept(base: Path, data: bytes) -> fetched.Brought:
     """Take frames, each a line with its header and one with its body; "+" stands for a new connection."""
-    taking = fetching.Fetching(fetching.Wanted(base, "in", ["*.h5", "d/*.h5"], FILES_CAP, FILES_MOST))
+    taking = fetching.Fetching(fetched.Wanted(base, "in", ["*.h5", "d/*.h5"], FILES_CAP, FILES_MOST))
     taking.begin(lambda _: None)
     lines = data.split(b"\n")
     for header, body in zip(lines[::2], [*lines[1::2], b""], strict=False):
