@@ -194,25 +194,35 @@ def _left(directory: str) -> Left:
     except OSError:  # the task, or somebody else, has removed it
         return Left(order.root, [], 0)
     try:
-        found = [seen for seen in look(root, names.Patterns(order.patterns)) if _mark(seen) not in before]
+        every = look(root, names.Patterns(order.patterns))
+        found = sorted((seen.rank, _entry(seen)) for seen in every if _mark(seen) not in before)
     finally:
         os.close(root)
-    return _chosen(order, sorted(found, key=lambda seen: (seen.rank, seen.name)))
+    return _chosen(order, [entry for _, entry in found])
 
 
-def _chosen(order: Order, found: "List[Seen]") -> Left:
+def _entry(seen: Seen) -> Entry:
+    """Return what is to be kept of it: there may be a million."""
+    if seen.why:
+        return Entry(seen.name[: names.PART_BYTES] if seen.why == NAME else seen.name, 0, seen.why)
+    return Entry(seen.name, seen.state.st_size, "", seen.state.st_mtime_ns, seen.state.st_ino)
+
+
+def _chosen(order: Order, found: "List[Entry]") -> Left:
     """Keep as many as may be, the first pattern's first; of the others some are told of."""
-    chosen, left = [], []
-    room, count = order.max_bytes, order.max_files
-    for seen in found:
-        size = 0 if seen.why else seen.state.st_size
-        why = seen.why or (FILES if not count else BYTES if size > room else "")
-        if why:
-            left.append(Entry(seen.name[: names.PART_BYTES] if why == NAME else seen.name, size, why))
-            continue
-        room, count = room - size, count - 1
-        chosen.append(Entry(seen.name, size, "", seen.state.st_mtime_ns, seen.state.st_ino))
-    return Left(order.root, chosen + left[:LEFT_MAX], max(0, len(left) - LEFT_MAX))
+    chosen: "List[Entry]" = []
+    left: "List[Entry]" = []
+    room, count, more = order.max_bytes, order.max_files, 0
+    for entry in found:
+        why = entry.why or (FILES if not count else BYTES if entry.size > room else "")
+        if not why:
+            room, count = room - entry.size, count - 1
+            chosen.append(entry)
+        elif len(left) < LEFT_MAX:
+            left.append(entry._replace(why=why))
+        else:
+            more += 1
+    return Left(order.root, chosen + left, more)
 
 
 # ---- reading
