@@ -453,6 +453,19 @@ async def test_what_is_faster_than_the_disk_is_refused(tmp_path: Path) -> None:
     assert below(tmp_path) == {}
 
 
+async def test_what_comes_when_nobody_waits_is_dropped(tmp_path: Path) -> None:
+    """Of a task that its cancel let go of nothing is written any more, and nothing of it stays half."""
+    fetching = Fetching(Wanted(tmp_path, "", None, 1 << 40, 100))
+    fetching.begin(lambda _: None)
+    assert fetching.take({"name": "a.h5", "size": 2}, b"a")
+    await fetching.finish()
+    assert not fetching.take({"sha256": hashlib.sha256(b"ab").hexdigest()}, b"b")
+    fetching.begin(lambda _: None)
+    assert not fetching.take({"name": "b.h5", "size": 0, "sha256": hashlib.sha256(b"").hexdigest()}, b"")
+    await fetching.finish()
+    assert list(tmp_path.iterdir()) == []
+
+
 def submit(line: Any, key: str, function: Callable[[], Any], work: Path) -> None:
     """Submit a task that is asked for what it leaves in a directory."""
     line.submit(key, function, spec={"workdir": str(work), "fetch": [["*.h5"], 1 << 30, 1000]}, files=0)
@@ -533,6 +546,53 @@ async def test_a_cancel_ends_the_fetching(sshd: SSHServer, place: Path) -> None:
         assert machine.records()[-1]["status"] == "cancelled"
         assert below(machine.log.parent / "no longer") == {}
         await until(lambda: not couriers(machine))
+
+
+async def test_a_cancel_does_not_wait_for_its_turn(sshd: SSHServer, place: Path) -> None:
+    """A task whose files wait until others' have been read is cancelled at once, and theirs still come."""
+    async with (
+        Proxy(sshd.host, sshd.port) as proxy,
+        direct.machine(
+            sshd, place, remote_workdir=str(place / "work"), **through(proxy, sshd, place)
+        ) as machine,
+    ):
+        proxy.down.bandwidth = 10e6
+        options = {"fetch": ["*.h5"], "create_unique_workdir": True}
+        function = writes_much(5 << 20)  # more than a window, so that no courier is done before
+        first = [
+            asyncio.ensure_future(machine.run(function, node_id=node, options=options)) for node in range(8)
+        ]
+        await until(lambda: len(couriers(machine)) == 8)
+        task: dict[str, Any] = {"dispatch_id": "no longer", "node_id": 8}
+        last = asyncio.ensure_future(machine.run(function, **task, options=options))
+        await until(lambda: len(list(machine.spool.glob("tasks/*/outcome"))) == 9)
+        await machine.executor().cancel(task, None)
+        assert isinstance((await asyncio.wait_for(last, 5)).error, TaskCancelledError)
+        assert not any(running.done() for running in first)
+        proxy.down.bandwidth = 1e9
+        assert [ran.value for ran in await asyncio.gather(*first)] == ["done"] * 8
+        assert [list(below(home(machine, node))) for node in range(8)] == [["a.h5"]] * 8
+
+
+async def test_an_agent_that_is_killed_costs_no_file(sshd: SSHServer, place: Path) -> None:
+    """The agent dies with files under way: the next one goes on with the first that is not here yet."""
+    async with (
+        Proxy(sshd.host, sshd.port) as proxy,
+        direct.machine(
+            sshd, place, remote_workdir=str(place / "work"), **through(proxy, sshd, place)
+        ) as machine,
+    ):
+        proxy.down.bandwidth = 10e6
+        left = {f"{n}.h5": os.urandom(1 << 10) * 1024 for n in range(12)}
+        running = asyncio.ensure_future(machine.run(writes(left), node_id=3, options={"fetch": ["*.h5"]}))
+        await until((home(machine, 3) / "3.h5").exists)
+        (agent,) = machine.agents()
+        faults.kill(agent)
+        proxy.down.bandwidth = 1e9
+        ran = await running
+        assert (ran.value, ran.stderr) == ("done", "")
+        assert below(home(machine, 3)) == left
+        assert machine.records()[-1]["fetched_files"] == 12
 
 
 def couriers(machine: direct.Machine) -> list[int]:
