@@ -200,8 +200,6 @@ class _Store:
                 self._do(step)
             except OSError as error:
                 self._give_up(f"{error.strerror} (errno {error.errno})")
-            except ValueError as error:  # a name that the file system's encoding does not have
-                self._give_up(str(error))
 
     def _do(self, step: _Step) -> None:
         if step.kind == "new":

@@ -71,7 +71,7 @@ def find(paths: Sequence[str], max_bytes: int) -> list[Local]:
 def _meant(path: str) -> Iterator[tuple[str, str]]:
     """Yield (name there, path here) of all that one entry of the setting means; raises ConfigError."""
     if not names.is_pattern(path) or Path(path).exists():
-        yield Path(path).name, path
+        yield names.of(Path(path).name), path
         return
     parts = Path(path).parts
     fixed = next(at for at, part in enumerate(parts) if names.is_pattern(part))
@@ -81,7 +81,7 @@ def _meant(path: str) -> Iterator[tuple[str, str]]:
         source = top / name
         if not source.is_dir():
             some = True
-            yield name, str(source)
+            yield names.of(name), str(source)
     if not some:
         raise ConfigError(
             f"send names {path}, and no file on the Covalent server's machine fits; correct the pattern, or "

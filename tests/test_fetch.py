@@ -123,6 +123,40 @@ async def test_odd_names_come_as_they_are(machine: direct.Machine) -> None:
     assert ran.stderr == "warning: 127.0.0.1: nothing that the task left fits fetch = '*.none'.\n"
 
 
+async def test_names_are_bytes_there(sshd: SSHServer, place: Path) -> None:
+    """In a locale that has no ü, a name with one is the same: sent, fetched, in a pattern."""
+    lines = ["export LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0"]
+    (place / "kühl.txt").write_text("cold")
+    options = {"send": [str(place / "kühl.txt")], "fetch": ["kü*"], "setup_commands": lines}
+
+    def renames() -> str:
+        import os
+        import sys
+
+        os.rename("kühl.txt".encode(), "kühler.txt".encode())
+        return sys.getfilesystemencoding()
+
+    async with direct.machine(sshd, place, remote_workdir=str(place / "work")) as machine:
+        ran = await machine.run(renames, node_id=3, options=options)
+        assert (ran.value, ran.stderr) == ("ascii", "")
+        assert below(home(machine, 3)) == {"kühler.txt": b"cold"}
+
+
+def test_what_cannot_be_read_stays(crowded: FarSide, short_place: Path) -> None:
+    """What may not be read is told of; the rest comes, and the next task begins."""
+    (short_place / "work").mkdir()
+    (short_place / "work").chmod(0o777)
+    lock = "os.mkdir('shut'); os.mkdir('listed'); open('listed/b.h5', 'w').close(); os.chmod('a.h5', 0)"
+    lock += "; os.chmod('shut', 0); os.chmod('listed', 0o444)"
+    told = []
+    for function in (writes({"a.h5": b"A", "c.h5": b"C"}, lock), writes({"d.h5": b"D"})):
+        with crowded.line() as line:
+            submit(line, new_key(), function, short_place / "work", "**")
+            told += [(head.get("name"), head.get("left")) for head, _ in files(line) if "end" not in head]
+    stays = [("a.h5", "unreadable"), ("c.h5", None), ("listed", "unreadable"), ("shut", "unreadable")]
+    assert told == [*stays, ("d.h5", None)]
+
+
 async def test_no_link_is_followed(machine: direct.Machine, place: Path) -> None:
     """Links out of the directory, links to directories, whatever is no file: they stay, and are told of."""
     (place / "secret").mkdir()
@@ -466,9 +500,9 @@ async def test_what_comes_when_nobody_waits_is_dropped(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def submit(line: Any, key: str, function: Callable[[], Any], work: Path) -> None:
+def submit(line: Any, key: str, function: Callable[[], Any], work: Path, pattern: str = "*.h5") -> None:
     """Submit a task that is asked for what it leaves in a directory."""
-    line.submit(key, function, spec={"workdir": str(work), "fetch": [["*.h5"], 1 << 30, 1000]}, files=0)
+    line.submit(key, function, spec={"workdir": str(work), "fetch": [[pattern], 1 << 30, 1000]}, files=0)
 
 
 def files(line: Any) -> list[tuple[dict[str, Any], bytes]]:

@@ -8,6 +8,8 @@ renamed over whatever has its name, which is not opened.
 import os
 from typing import Optional
 
+from . import names
+
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -17,8 +19,9 @@ def top(path: str) -> int:
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
 
 
-def enter(directory: int, name: str, make: bool = False) -> int:
+def enter(directory: int, part: str, make: bool = False) -> int:
     """Open a directory in a directory, made where there is none and `make` is set."""
+    name = names.stored(part)
     if make:
         try:
             os.mkdir(name, 0o777, dir_fd=directory)
@@ -39,9 +42,9 @@ def parent(root: int, name: str, make: bool = False) -> int:
     return here
 
 
-def last(name: str) -> str:
-    """Return the last part of a name."""
-    return name.rsplit("/", 1)[-1]
+def last(name: str) -> bytes:
+    """Return the last part of a name, as it is on the disk."""
+    return names.stored(name.rsplit("/", 1)[-1])
 
 
 class NewFile:

@@ -76,9 +76,10 @@ def look(root: int, patterns: names.Patterns) -> "Iterator[Seen]":
 def _look(here: int, prefix: str, patterns: names.Patterns, at: names.Positions) -> "Iterator[Seen]":
     with os.scandir(here) as entries:
         for entry in entries:
-            then = patterns.step(at, entry.name)
+            name = names.of(entry.name)
+            then = patterns.step(at, name)
             if then:
-                yield from _seen(here, prefix + entry.name, entry, patterns, then)
+                yield from _seen(here, prefix + name, entry, patterns, then)
 
 
 def _seen(
@@ -112,7 +113,7 @@ def _inside(
     if not patterns.goes_on(at):
         return
     try:
-        inner = below.enter(here, below.last(name))
+        inner = below.enter(here, name.rsplit("/", 1)[-1])
     except FileNotFoundError:
         return
     except OSError:
@@ -120,6 +121,8 @@ def _inside(
         return
     try:
         yield from _look(inner, name + "/", patterns, at)
+    except OSError:  # it can be listed, and not entered
+        yield Seen(name, len(patterns.texts), UNREADABLE, state)
     finally:
         os.close(inner)
 

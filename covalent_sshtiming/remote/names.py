@@ -8,6 +8,7 @@ are held against them: what is sent, and what is taken.
 """
 
 import fnmatch
+import os
 import re
 from typing import Any, Callable, FrozenSet, Iterable, List, Tuple
 
@@ -25,7 +26,7 @@ def fault(name: Any) -> str:
     if not isinstance(name, str) or not name:
         return "no name"
     try:
-        size = len(name.encode("utf-8", "surrogateescape"))
+        size = len(stored(name))
     except UnicodeEncodeError:
         return "no text"
     parts = name.split("/")
@@ -33,9 +34,19 @@ def fault(name: Any) -> str:
         return "too long"
     if "\0" in name or any(part in ("", ".", "..") for part in parts):
         return "no path below a directory"
-    if any(len(part.encode("utf-8", "surrogateescape")) > PART_BYTES for part in parts):
+    if any(len(stored(part)) > PART_BYTES for part in parts):
         return "too long"
     return ""
+
+
+def of(found: str) -> str:
+    """Return the name of what Python calls `found`, which depends on the locale it runs in."""
+    return os.fsencode(found).decode("utf-8", "surrogateescape")
+
+
+def stored(name: str) -> bytes:
+    """Return a name as it is on a disk, whatever the locale."""
+    return name.encode("utf-8", "surrogateescape")
 
 
 def is_pattern(text: str) -> bool:
