@@ -38,6 +38,7 @@ class Wanted:
         max_bytes: of all together.
         max_files: how many.
         mode: of the base where it is made, without what the umask takes off.
+        dispatch: a directory in which Covalent has files of its own; none of them is replaced.
     """
 
     base: Path
@@ -46,6 +47,7 @@ class Wanted:
     max_bytes: int
     max_files: int
     mode: int = 0o777
+    dispatch: Path | None = None
 
     @property
     def directory(self) -> Path:

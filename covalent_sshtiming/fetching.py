@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from covalent_sshtiming import reserved
 from covalent_sshtiming.errors import ProtocolError
 from covalent_sshtiming.fetched import WHY, Brought, Wanted
 from covalent_sshtiming.remote import below, names, wire
@@ -217,6 +218,10 @@ class _Store:
 
     def _begin(self, name: str) -> None:
         self._name, self._size, self._digest = name, 0, hashlib.sha256()
+        dispatch = self._wanted.dispatch
+        if dispatch is not None and reserved.is_covalents(self._wanted.directory / name, dispatch):
+            self._give_up("Covalent has a file of its own there; set fetch_to to another place")
+            return
         if self._root < 0:
             self._wanted.base.mkdir(parents=True, exist_ok=True, mode=self._wanted.mode)
             self._root = below.top(str(self._wanted.base))

@@ -307,10 +307,11 @@ class _Run:
 
 def _wanted(found: Settings, results_dir: str, task: _TaskId) -> Wanted:
     """Return which files are to come, and where to: by default into a directory of the node's own."""
-    base = place(found.fetch_to or ".", results_dir, *task)
+    dispatch = place(".", results_dir, *task)
+    base = place(found.fetch_to, results_dir, *task) or dispatch
     assert base is not None  # noqa: S101 - a name was given
     inner = "" if found.fetch_to else f"node_{task[1]}"
-    return Wanted(base, inner, found.fetch, found.fetch_max_bytes, found.fetch_max_files)
+    return Wanted(base, inner, found.fetch, found.fetch_max_bytes, found.fetch_max_files, dispatch=dispatch)
 
 
 def _section(plugin: Plugin) -> dict[str, Any]:

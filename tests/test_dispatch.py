@@ -405,7 +405,7 @@ def test_files_go_along_and_come_home(values: dict[str, Any], log: Path) -> None
     found = [one for one in records(log, values["kinds_id"]) if one["function"] == "grows"]
     places = {one["node_id"]: Path(one["fetched_to"]) for one in found}
     assert all(place.parts[-2:] == (values["kinds_id"], f"node_{node}") for node, place in places.items())
-    left = {path.name: path.read_text() for place in places.values() for path in place.iterdir()}
+    left = {path.name: path.read_text() for place in places.values() for path in place.glob("*.out")}
     assert left == {"a.out": "seed of a", "b.out": "seed of b"}
 
 

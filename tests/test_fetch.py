@@ -17,12 +17,15 @@ from typing import Any
 import psutil
 import pytest
 from covalent._shared_files.exceptions import TaskCancelledError
+from covalent._shared_files.schemas.electron import ASSET_FILENAME_MAP as ELECTRON_FILES
+from covalent._shared_files.schemas.lattice import ASSET_FILENAME_MAP as LATTICE_FILES
+from covalent._shared_files.schemas.result import ASSET_FILENAME_MAP as RESULT_FILES
 from support import direct, farside, faults, soaking
 from support.farside import FarSide, new_key
 from support.faults import through, until
 from support.proxy import Proxy
 
-from covalent_sshtiming import errors
+from covalent_sshtiming import errors, reserved
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.fetched import Wanted
 from covalent_sshtiming.fetching import Fetching
@@ -320,6 +323,26 @@ async def test_over_the_caps_the_rest_stays_and_is_told_of(machine: direct.Machi
 
 
 # ---- where to
+
+
+@pytest.mark.parametrize(("to", "prefix"), [("", ""), (".", "node_3/"), ("{place}/dispatch/", "node_3/")])
+async def test_covalents_own_files_are_not_replaced(
+    machine: direct.Machine, place: Path, to: str, prefix: str
+) -> None:
+    """Covalent reads pickles in a node's directory: no file of a machine's gets the name of one of those."""
+    names = ("function.tobj", "Results.TOBJ", "error.log/x", "sub/function.tobj")
+    options = {"fetch": ["**"], "fetch_to": to.format(place=machine.log.parent)}
+    ran = await machine.run(writes({prefix + name: b"evil" for name in names}), node_id=3, options=options)
+    assert below(home(machine, 3)) == {"sub/function.tobj": b"evil"}
+    own = (
+        "was not kept here: Covalent has a file of its own there; set fetch_to to another place. It is still"
+    )
+    assert ran.stderr.count(own) == 3
+
+
+def test_covalents_own_files_are_known() -> None:
+    """Every file that Covalent's object store makes for a dispatch or a node is one of those."""
+    assert {*ELECTRON_FILES.values(), *LATTICE_FILES.values(), *RESULT_FILES.values()} <= reserved.NAMES
 
 
 async def test_fetch_to_is_another_place(machine: direct.Machine, place: Path) -> None:
