@@ -7,7 +7,7 @@ FUZZ_SECONDS ?= 60
 # The interpreter to build .venv with; empty looks for one.
 PYTHON ?=
 
-.PHONY: help demo test lint smoke accuracy bench bench-quick fuzz soak audit clean sshd modules browser gnu-time
+.PHONY: help demo test lint smoke accuracy bench bench-quick fuzz soak audit clean sshd shells modules browser gnu-time
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
@@ -23,7 +23,7 @@ help:
 demo: $(VENV)/.installed
 	@$(BIN)/covalent-sshtiming demo $(DEMO_ARGS)
 
-test: $(VENV)/.installed-dev sshd modules browser
+test: $(VENV)/.installed-dev sshd shells modules browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -141,62 +141,38 @@ $(VENV)/.installed-dev: pyproject.toml | $(VENV)/pyvenv.cfg
 	@$(call INSTALL,.[dev])
 	@touch $@ $(VENV)/.installed
 
-# Makes sure of OpenSSH's server where it can, and otherwise says which tests will be left out.
+# Makes sure of something where it can, else says what is left out, or fails where a variable of the environment asks for it.
+# Words: what it is, its Debian packages, a test of whether it is there, what is left out without it, the variable.
+define NEED
+@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
+there() { $(3); }; \
+if there; then exit 0; fi; \
+if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	echo "Installing $(2) for $(4)"; \
+	export DEBIAN_FRONTEND=noninteractive; \
+	apt-get -qq update && apt-get -qq install -y --no-install-recommends $(2) >/dev/null; \
+fi; \
+if there; then exit 0; fi; \
+if [ "$$$(5)" = 1 ]; then echo "$(1): not found, and $(5)=1 asks for it." >&2; exit 1; fi; \
+echo "$(1): not found. Left out: $(4)." >&2; \
+echo "  Debian or Ubuntu: sudo apt-get install $(2)" >&2
+endef
+
+FOUND = command -v $(1) >/dev/null
+
 sshd:
-	@PATH="$$PATH:/usr/sbin:/usr/local/sbin"; \
-	if command -v sshd >/dev/null; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing openssh-server for the tests"; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get -qq update && apt-get -qq install -y --no-install-recommends openssh-server >/dev/null; \
-	fi; \
-	if command -v sshd >/dev/null; then exit 0; fi; \
-	if [ "$$SSHTIMING_REQUIRE_SSHD" = 1 ]; then \
-		echo "OpenSSH's sshd is missing, and SSHTIMING_REQUIRE_SSHD=1 asks for it." >&2; exit 1; \
-	fi; \
-	echo "OpenSSH's sshd was not found: the tests against it are left out." >&2; \
-	echo "  Debian or Ubuntu: sudo apt-get install openssh-server" >&2
+	$(call NEED,OpenSSH's sshd,openssh-server,$(call FOUND,sshd),the tests against a real server,SSHTIMING_REQUIRE_SSHD)
 
-# Makes sure of environment modules where it can, and otherwise says which tests will be left out. Lmod would do too.
+shells:
+	$(call NEED,Other login shells,zsh fish tcsh,$(call FOUND,zsh) && $(call FOUND,fish) && $(call FOUND,tcsh),the tests of login shells,SSHTIMING_REQUIRE_SHELLS)
+
+# Lmod would do too.
 modules:
-	@for name in modules.sh lmod.sh z00_lmod.sh; do if [ -e /etc/profile.d/$$name ]; then exit 0; fi; done; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing environment-modules for the tests"; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get -qq update && apt-get -qq install -y --no-install-recommends environment-modules >/dev/null; \
-	fi; \
-	if [ -e /etc/profile.d/modules.sh ]; then exit 0; fi; \
-	if [ "$$SSHTIMING_REQUIRE_MODULES" = 1 ]; then \
-		echo "There are no environment modules, and SSHTIMING_REQUIRE_MODULES=1 asks for them." >&2; exit 1; \
-	fi; \
-	echo "No environment modules were found: the tests of them are left out." >&2; \
-	echo "  Debian or Ubuntu: sudo apt-get install environment-modules" >&2
+	$(call NEED,Environment modules,environment-modules,cd /etc/profile.d && { test -e modules.sh || test -e lmod.sh || test -e z00_lmod.sh; },the tests of modules,SSHTIMING_REQUIRE_MODULES)
 
-# Makes sure of a Chromium for the report's tests where it can, and otherwise says which tests will be left out.
+# One that playwright has of its own would do too.
 browser:
-	@for name in chromium chromium-browser google-chrome; do \
-		if command -v $$name >/dev/null; then exit 0; fi; \
-	done; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing chromium for the report's tests"; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get -qq update && apt-get -qq install -y --no-install-recommends chromium >/dev/null; \
-	fi; \
-	if command -v chromium >/dev/null; then exit 0; fi; \
-	if [ "$$SSHTIMING_REQUIRE_BROWSER" = 1 ]; then \
-		echo "No Chromium was found, and SSHTIMING_REQUIRE_BROWSER=1 asks for one." >&2; exit 1; \
-	fi; \
-	echo "No Chromium was found: the report's tests in it are left out, unless playwright has one of its own." >&2; \
-	echo "  Debian: sudo apt-get install chromium" >&2
+	$(call NEED,Chromium,chromium,$(call FOUND,chromium) || $(call FOUND,chromium-browser) || $(call FOUND,google-chrome),the tests of the report in a browser,SSHTIMING_REQUIRE_BROWSER)
 
-# Makes sure of GNU time where it can, and otherwise says that there is nothing to compare with.
 gnu-time:
-	@if [ -x /usr/bin/time ]; then exit 0; fi; \
-	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing time for the comparison"; \
-		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get -qq update && apt-get -qq install -y --no-install-recommends time >/dev/null; \
-	fi; \
-	if [ -x /usr/bin/time ]; then exit 0; fi; \
-	echo "GNU time was not found: the comparison with it is left out." >&2; \
-	echo "  Debian or Ubuntu: sudo apt-get install time" >&2
+	$(call NEED,GNU time,time,test -x /usr/bin/time,the comparison with another's figures,SSHTIMING_REQUIRE_TIME)
