@@ -20,6 +20,7 @@ from covalent_sshtiming import reserved
 from covalent_sshtiming.errors import ProtocolError
 from covalent_sshtiming.fetched import WHY, Brought, Wanted
 from covalent_sshtiming.remote import below, names, wire
+from covalent_sshtiming.stopping import finished
 
 _LEFT_MAX = 1000  # files that a machine may tell of and not send
 _ROOM = wire.FILE_WINDOW + wire.FILE_COST + wire.MAX_BODY  # that may wait here to be written
@@ -42,7 +43,7 @@ class Fetching:
         self._received = self._taken = 0
         self._tell: Callable[[int], None] = lambda _: None
         self._waiting: list[_Step] = []
-        self._writer: asyncio.Task[None] | None = None
+        self._writing: asyncio.Future[None] | None = None  # no task, which the loop's end would cancel
 
     # ---- what the machine sends
 
@@ -142,24 +143,41 @@ class Fetching:
 
     def _put(self, kind: str, cost: int, what: Any = None) -> None:
         self._waiting.append(_Step(kind, what, self._connection, cost))
-        if self._writer is None or self._writer.done():
-            self._writer = asyncio.ensure_future(self._write_all())
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().create_future()
+            self._write(self._writing)
 
-    async def _write_all(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting, []
-            await asyncio.to_thread(self._store.apply, batch)
-            taken = sum(step.cost for step in batch if step.connection == self._connection)
-            if taken:
-                self._taken += taken
-                self._tell(self._taken)
+    def _write(self, writing: asyncio.Future[None]) -> None:
+        batch, self._waiting = self._waiting, []
+        work = asyncio.get_running_loop().run_in_executor(None, self._store.apply, batch)
+        work.add_done_callback(lambda done: self._written(batch, done, writing))
+
+    def _written(
+        self, batch: Sequence[_Step], done: asyncio.Future[None], writing: asyncio.Future[None]
+    ) -> None:
+        error = done.exception()
+        taken = sum(step.cost for step in batch if step.connection == self._connection)
+        if taken:
+            self._taken += taken
+            self._tell(self._taken)
+        if self._waiting and error is None:
+            self._write(writing)
+            return
+        self._writing = None
+        if error is None:
+            writing.set_result(None)
+        else:
+            writing.set_exception(error)
 
     async def finish(self) -> Brought:
-        """Wait until all that came is written, leave nothing half, and return what there is to say."""
+        """Wait until all that came is written, leave nothing half, and return what there is to say.
+
+        Who waits may be cancelled meanwhile; all of it is done first.
+        """
         self._finished = True
-        while self._writer is not None and not self._writer.done():
-            await asyncio.shield(self._writer)
-        await asyncio.to_thread(self._store.close)
+        if self._writing is not None:
+            await finished(self._writing)
+        await finished(asyncio.get_running_loop().run_in_executor(None, self._store.close))
         self.brought.unmatched = [self._patterns.texts[number] for number in sorted(self._unmatched)]
         return self.brought
 

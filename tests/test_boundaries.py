@@ -36,7 +36,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "stopping": (),
     "fetched": (),
     "reserved": (),
-    "fetching": ("fetched", "reserved", "errors", "remote.wire", "remote.names", "remote.below"),
+    "fetching": ("fetched", "reserved", "stopping", "errors", "remote.wire", "remote.names", "remote.below"),
     "sending": ("errors", "remote.names"),
     "reach": ("errors", "forms", "options", "settings", "electron", "sending", "host.target", "host.task"),
     "results": ("errors",),

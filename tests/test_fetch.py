@@ -510,6 +510,23 @@ async def test_what_is_faster_than_the_disk_is_refused(tmp_path: Path) -> None:
     assert below(tmp_path) == {}
 
 
+async def test_who_is_cancelled_has_it_written_first(tmp_path: Path) -> None:
+    """A run that is cancelled while its last files are written ends when they are, with nothing half."""
+    fetching = Fetching(Wanted(tmp_path, "", None, 1 << 40, 100))
+    fetching.begin(lambda _: None)
+    fetching.take({"name": "a.h5", "size": 3 << 20}, b"")
+    for _ in range(48):
+        fetching.take({}, bytes(1 << 16))
+    fetching.take({"sha256": hashlib.sha256(bytes(3 << 20)).hexdigest()}, b"")
+    fetching.take({"name": "b.h5", "size": 9}, b"half")
+    finishing = asyncio.ensure_future(fetching.finish())
+    for _ in range(3):
+        await asyncio.sleep(0)
+        finishing.cancel()
+    assert (await finishing).files == {"a.h5": 3 << 20}
+    assert below(tmp_path) == {"a.h5": bytes(3 << 20)}
+
+
 async def test_what_comes_when_nobody_waits_is_dropped(tmp_path: Path) -> None:
     """Of a task that its cancel let go of nothing is written any more, and nothing of it stays half."""
     fetching = Fetching(Wanted(tmp_path, "", None, 1 << 40, 100))
