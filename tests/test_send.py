@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import stat
+import subprocess
+import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import direct
+from support import direct, farside
 from support.faults import noting, runs, through, until
 from support.proxy import Proxy
 
@@ -141,6 +144,28 @@ async def test_there_and_back_again(machine: direct.Machine, place: Path) -> Non
     assert (ran.error, ran.stderr) == (None, "")
     back = machine.log.parent / "dispatch" / "node_4"
     assert {path.name: path.read_bytes() for path in back.iterdir()} == {"b.txt": b"2"}
+
+
+def test_a_cancel_leaves_no_file_half(tmp_path: Path) -> None:
+    """A task that is told to end while its files are put there takes the one that is half away again."""
+    (tmp_path / "there").mkdir()
+    code = (
+        "import sys; from covalent_sshtiming.remote import staging; files = [['a', 5, 0, 0],['b', 9, 0, 0]]; "
+        "staging.prepare({'send': files}, sys.stdin.buffer.raw, '')"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], cwd=tmp_path / "there", stdin=subprocess.PIPE
+    ) as process:
+        assert process.stdin is not None
+        for piece in (b"whole", b"half"):
+            process.stdin.write(piece)
+            process.stdin.flush()
+        farside.until(lambda: len(list((tmp_path / "there").iterdir())) == 2, "the second file to be begun")
+        process.terminate()
+        process.stdin.write(b"rest")
+        process.stdin.close()
+        assert process.wait() == 128 + signal.SIGTERM
+    assert [path.name for path in (tmp_path / "there").iterdir()] == ["a"]
 
 
 async def test_by_the_local_executor(place: Path) -> None:

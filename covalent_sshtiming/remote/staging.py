@@ -5,7 +5,8 @@ its time; then what is there is remembered, so that in the end it is known what 
 """
 
 import os
-from typing import Any, BinaryIO, Dict
+import signal
+from typing import Any, BinaryIO, Dict, List
 
 from . import below, leavings, names, places
 
@@ -18,11 +19,8 @@ def prepare(spec: "Dict[str, Any]", sent: BinaryIO, directory: str) -> None:
     Raises places.Unready.
     """
     here = os.getcwd()
-    for name, size, mtime_ns, executable in spec.get("send") or ():
-        try:
-            _put(here, str(name), _Part(sent, size), mtime_ns, 0o777 if executable else 0o666)
-        except OSError as error:
-            raise places.Unready("%r could not be put into %s: %s" % (name, here, _text(error))) from error
+    if spec.get("send"):
+        _put_all(spec["send"], sent, here)
     wanted = spec.get("fetch")
     if wanted:
         try:
@@ -31,19 +29,53 @@ def prepare(spec: "Dict[str, Any]", sent: BinaryIO, directory: str) -> None:
             raise places.Unready("what is in %s could not be noted: %s" % (here, _text(error))) from error
 
 
+class _Ending:
+    """Whether this process was told to end: it does so between two pieces, and leaves no file half."""
+
+    def __enter__(self) -> "_Ending":
+        self._number = 0
+        self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def _note(self, number: int, _: object) -> None:
+        self._number = number
+
+    def __exit__(self, *_: object) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def heed(self) -> None:
+        """End, if that is what was told."""
+        if self._number:
+            raise SystemExit(128 + self._number)
+
+
+def _put_all(files: "List[Any]", sent: BinaryIO, here: str) -> None:
+    with _Ending() as ending:
+        for name, size, mtime_ns, executable in files:
+            part = _Part(sent, size, ending)
+            try:
+                _put(here, str(name), part, mtime_ns, 0o777 if executable else 0o666)
+            except OSError as error:
+                text = "%r could not be put into %s: %s" % (name, here, _text(error))
+                raise places.Unready(text) from error
+    ending.heed()
+
+
 def _text(error: OSError) -> str:
-    where = " (%s)" % error.filename if error.filename else ""
+    where = " (%s)" % os.fsdecode(error.filename) if error.filename else ""
     return (error.strerror or str(error)) + where
 
 
 class _Part:
     """The next `size` bytes of a file."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    def __init__(self, file: BinaryIO, size: int, ending: _Ending) -> None:
         self._file = file
         self._left = size
+        self._ending = ending
 
     def read(self) -> bytes:
+        self._ending.heed()
         data = self._file.read(min(PIECE, self._left))
         self._left -= len(data)
         return data
