@@ -135,4 +135,4 @@ def test_a_look_goes_only_where_a_pattern_leads(tmp_path: Path) -> None:
     found = seen(tmp_path, "plots/*.png", "*.h5")
     listening = False  # a hook stays for good
     assert found == ["plots/a.png"]
-    assert opened == [str(tmp_path), "plots"]
+    assert opened == [str(tmp_path), b"plots"]

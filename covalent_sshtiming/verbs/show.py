@@ -100,11 +100,14 @@ def _print(out: Console, record: TimingRecord) -> None:
             out.print(Text(f"{'  ' if number else '! '}{line}", "yellow"))
     _print_phases(out, record, width)
     values = record.to_dict()
+    heading = ""
     for title, names in _THEMES:
         known = [(name, _worded(name, values[name])) for name in names if values[name] is not None]
-        if title:
+        heading = title or heading
+        if known and heading:
             out.print()
-            out.print(Text(title, "bold"))
+            out.print(Text(heading, "bold"))
+            heading = ""
         for name, text in known:
             out.print(Text(f"  {name:<22}{text}", overflow="fold"), width=width)
 
