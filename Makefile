@@ -8,6 +8,7 @@ FUZZ_SECONDS ?= 60
 PYTHON ?=
 
 .PHONY: help demo test lint smoke accuracy bench bench-quick fuzz soak audit clean sshd shells modules browser gnu-time
+.PHONY: docker-up docker-test docker-demo docker-down docker-proof docker-engine docker-running docker-tools
 
 help:
 	@echo "make demo    the how-to's workflow on private servers (DEMO_ARGS='--host user@machine' for a real one)"
@@ -17,6 +18,8 @@ help:
 	@echo "make bench   what a task costs, beside the floor and beside others; bench-quick in under a minute"
 	@echo "make soak    faults by the hundred, tasks by the thousand; prints what was held before and after"
 	@echo "make fuzz    coverage-guided fuzzing of all that reads a stranger's bytes (FUZZ_SECONDS=$(FUZZ_SECONDS) each)"
+	@echo "make docker-up, docker-test, docker-demo, docker-down  remote machines in Docker; see docker/README.md"
+	@echo "make docker-proof  the same without Docker, as root on Debian"
 	@echo "make audit   known advisories for the oldest versions that we allow; needs the network"
 	@echo "make clean   remove what the others made"
 
@@ -71,6 +74,27 @@ fuzz: $(VENV)/.installed-dev
 	$(BIN)/pytest -m thorough tests/test_injection.py
 	$(BIN)/python -m tests.fuzz $(FUZZ_SECONDS) $(FUZZ_ARGS)
 
+docker-engine docker-running:
+	@docker/machines.sh $(@:docker-%=%)
+
+# The Python of .venv is wanted there too; 3.11 is Debian's own. See docker/README.md.
+docker-up: docker-engine $(VENV)/.installed
+	@docker/machines.sh up "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])' | grep -v '^3.11$$')"
+
+docker-test: docker-running $(VENV)/.installed-dev
+	SSHTIMING_TEST_HOST=ada@127.0.0.1:2201 SSHTIMING_TEST_KEY=docker/keys/.ssh/id_ed25519 \
+		SSHTIMING_TEST_KNOWN_HOSTS=docker/keys/.ssh/known_hosts \
+		$(BIN)/pytest -n $(WORKERS) -m integration $(PYTEST_ARGS)
+
+docker-demo: docker-running $(VENV)/.installed
+	@HOME="$$PWD/docker/keys" $(BIN)/covalent-sshtiming demo --host node1
+
+docker-down:
+	@docker/machines.sh down
+
+docker-proof: $(VENV)/.installed-dev sshd docker-tools
+	SSHTIMING_REQUIRE_BUILDAH=1 $(BIN)/pytest -m docker -s $(PYTEST_ARGS)
+
 # The oldest version of each of our own requirements that names one, to pip-audit, which lives in an environment of its own.
 audit:
 	@mkdir -p build
@@ -78,13 +102,14 @@ audit:
 	@test -x build/audit/bin/pip-audit || { python3 -m venv build/audit && build/audit/bin/pip install -q pip-audit; }
 	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r build/oldest.txt
 
-# The smoke part of the suite under each other Python that Covalent supports and that is here.
+# The smoke part of the suite under each other Python that Covalent supports and that is here; on servers of its own,
+# because a machine that SSHTIMING_TEST_HOST names need not have them all.
 smoke: $(VENV)/.installed-dev sshd
 	@for minor in 3.10 3.11 3.12; do \
 		if $(BIN)/python -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$minor')"; then continue; fi; \
 		for python in python$$minor "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$minor.*/bin/python3; do \
 			"$$python" -c 'import venv, ensurepip' 2>/dev/null || continue; \
-			$(MAKE) --no-print-directory smoke-one VENV=$(VENV)-$$minor PYTHON="$$python" || exit 1; \
+			SSHTIMING_TEST_HOST= $(MAKE) --no-print-directory smoke-one VENV=$(VENV)-$$minor PYTHON="$$python" || exit 1; \
 			break; \
 		done; \
 	done
@@ -94,7 +119,7 @@ smoke-one: $(VENV)/.installed-dev
 	$(BIN)/pytest -m smoke $(PYTEST_ARGS)
 
 clean:
-	rm -rf $(VENV) $(VENV)-3.* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-3.* build dist docker/keys .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Prints the first Python of 3.10 to 3.12 that can make virtual environments, or says on stderr what to install.
@@ -173,6 +198,9 @@ modules:
 # One that playwright has of its own would do too.
 browser:
 	$(call NEED,Chromium,chromium,$(call FOUND,chromium) || $(call FOUND,chromium-browser) || $(call FOUND,google-chrome),the tests of the report in a browser,SSHTIMING_REQUIRE_BROWSER)
+
+docker-tools:
+	$(call NEED,What builds an image without Docker,buildah debootstrap docker-compose,$(call FOUND,buildah) && $(call FOUND,debootstrap) && $(call FOUND,docker-compose),the proof of docker/,SSHTIMING_REQUIRE_BUILDAH)
 
 gnu-time:
 	$(call NEED,GNU time,time,test -x /usr/bin/time,the comparison with another's figures,SSHTIMING_REQUIRE_TIME)

@@ -1,22 +1,30 @@
-"""Fixtures: a real OpenSSH server, a real Covalent server, and proof that nothing is left running."""
+"""Fixtures: a real OpenSSH server, a real Covalent server, and proof that nothing is left running.
+
+`sshd` is always a server of our own on this machine: for tests that look at its files and processes, or
+break it. `any_sshd` is the one that SSHTIMING_TEST_HOST names, and without that the same as `sshd`: for tests
+that look at its machine by `far_place` alone. They are marked `integration`.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from support import leftovers
+from support import direct, leftovers
 from support.farside import PYTHON, FarSide
 from support.keys import make_key, sign
+from support.named import NamedError, NamedServer, Server, is_named, named_server
+from support.there import FarPath, There
 
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.dispatcher import dispatcher as private_dispatcher
@@ -30,6 +38,27 @@ _PIP_FILES = (".config/pip/pip.conf", ".pip/pip.conf", "Library/Application Supp
 _PIP_FILE = next((path for path in (Path.home() / name for name in _PIP_FILES) if path.exists()), None)
 if _PIP_FILE:
     os.environ.setdefault("PIP_CONFIG_FILE", str(_PIP_FILE))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say at once, and once, where the named server cannot be used."""
+    if is_named() and not hasattr(config, "workerinput"):
+        try:
+            with tempfile.TemporaryDirectory() as name, named_server(Path(name)):
+                pass
+        except NamedError as error:
+            raise pytest.UsageError(str(error)) from error
+
+
+def pytest_report_header() -> str:
+    """Say which server the integration tests go to."""
+    return f"integration tests: {os.environ.get('SSHTIMING_TEST_HOST') or 'an sshd of their own'}"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what goes to the named server."""
+    if "any_sshd" in getattr(item, "fixturenames", ()):
+        item.add_marker("integration")
 
 
 def require_sshd() -> None:
@@ -48,8 +77,8 @@ def remote_environment() -> dict[str, str]:
     return {"PATH": path, **passed, leftovers.MARKER: os.environ[leftovers.MARKER]}
 
 
-def executor_settings(server: SSHServer, spool: Path) -> dict[str, Any]:
-    """Return the [executors.sshtiming] table that reaches a private SSH server."""
+def executor_settings(server: Server, spool: There) -> dict[str, Any]:
+    """Return the [executors.sshtiming] table that reaches an SSH server."""
     return {"hostname": server.host, **server.settings(), "remote_spool": str(spool)}
 
 
@@ -78,10 +107,50 @@ def short_tmp() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def sshd(short_tmp: Path, nothing_left_running: None) -> Iterator[SSHServer]:
-    """Return a running OpenSSH server whose sessions have a HOME of their own."""
+    """Return a running OpenSSH server whose sessions have a HOME of their own, and with two host keys."""
     require_sshd()
-    with ssh_server(short_tmp / "ssh", kind="openssh", environment=remote_environment()) as server:
+    options = {"HostKey": str(make_key(short_tmp / "rsa_host", kind="rsa"))}
+    with ssh_server(
+        short_tmp / "ssh", kind="openssh", options=options, environment=remote_environment()
+    ) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def named(short_tmp: Path) -> Iterator[NamedServer | None]:
+    """Return the server that SSHTIMING_TEST_HOST names, if there is one."""
+    if not is_named():
+        yield None
+        return
+    with named_server(short_tmp) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def any_sshd(named: NamedServer | None, request: pytest.FixtureRequest) -> Server:
+    """Return the named server, or else one of our own."""
+    server: Server = named or request.getfixturevalue("sshd")
+    return server
+
+
+@pytest.fixture(scope="session")
+def far_directory(any_sshd: Server, named: NamedServer | None, short_tmp: Path) -> Callable[[], There]:
+    """Return a maker of directories, with short paths, on the machine of `any_sshd`."""
+    numbers = itertools.count()
+    base: There = named.directory if named else short_tmp
+
+    def make() -> There:
+        made = base / f"far-{next(numbers)}"
+        made.mkdir()
+        return made
+
+    return make
+
+
+@pytest.fixture
+def far_place(far_directory: Callable[[], There]) -> There:
+    """Return a directory of one test on the machine of `any_sshd`."""
+    return far_directory()
 
 
 @pytest.fixture(scope="session")
@@ -117,19 +186,21 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="session")
-def spool(short_tmp: Path) -> Path:
-    """Return the node-local place of the far side's sockets, locks and tasks."""
-    return short_tmp / "spool"
+def spool(far_directory: Callable[[], There]) -> There:
+    """Return the node-local place of the sockets, locks and tasks of `dispatcher`."""
+    return far_directory() / "spool"
 
 
 @pytest.fixture(scope="session")
 def dispatcher(
-    sshd: SSHServer, spool: Path, tmp_path_factory: pytest.TempPathFactory
+    any_sshd: Server, spool: There, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Dispatcher]:
-    """Return a running Covalent server whose `sshtiming` executor reaches `sshd`."""
+    """Return a running Covalent server whose `sshtiming` executor reaches `any_sshd`."""
     home = tmp_path_factory.mktemp("covalent")
-    with private_dispatcher(home, executors={"sshtiming": executor_settings(sshd, spool)}) as server:
+    with private_dispatcher(home, executors={"sshtiming": executor_settings(any_sshd, spool)}) as server:
         yield server
+    if isinstance(spool, FarPath):  # those of our own server end with it
+        direct.end_agents(spool)
 
 
 @pytest.fixture

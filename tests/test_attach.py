@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.farside import FarSide, alive, new_key, request, until
+from support.farside import FarSide, new_key, request, until
+from support.there import alive
 
 from covalent_sshtiming.remote import places, supervisor, tasks, wire
 

@@ -25,6 +25,8 @@ from support.condas import fake_conda, make_environment
 from support.interpreters import require_interpreter
 from support.keys import make_key
 from support.login import authorize
+from support.named import Server
+from support.there import There
 from support.verbs import Ran, run_verb
 
 from covalent_sshtiming.checking.walk import STEPS, Step, Walk
@@ -184,6 +186,31 @@ def test_a_good_machine_passes_each_step(box: Near) -> None:
     assert f"; at most {len(os.sched_getaffinity(0))} tasks at once" in told["cores"]
     assert " of CPU in " in told["trial task"]
     assert not list(box.spool.glob("tasks/*"))
+
+
+def test_a_machine_with_a_shell_of_its_own_passes(any_sshd: Server, far_place: There, tmp_path: Path) -> None:
+    """The same holds for any good machine, whatever it is called, its shell prints and its PATH has."""
+    spool = far_place / "spool"
+    table = {
+        **any_sshd.settings(),
+        "remote_spool": str(spool),
+        "hosts": {"gpubox": {"hostname": any_sshd.host}},
+    }
+    conf = tmp_path / ".config" / "covalent" / "covalent.conf"
+    conf.parent.mkdir(parents=True)
+    conf.write_text(toml.dumps({"executors": {"sshtiming": table}}))
+    try:
+        ran = run_verb("check", "gpubox", "--json", home=tmp_path)
+        assert ran.code == 0, ran.out
+        steps = json.loads(ran.out)
+        assert [(one["step"], one["ok"]) for one in steps] == [(step, True) for step in STEPS]
+        told = {one["step"]: one["detail"] for one in steps}
+        assert f"{any_sshd.username}@{any_sshd.host} port {any_sshd.port}: " in told["resolve"]
+        assert told["version"] == f"{OWN}, as here"
+        assert f"spool {spool}: " in told["disk"]
+        assert not list(spool.glob("tasks/*"))
+    finally:
+        direct.end_agents(spool)
 
 
 def test_lines_are_for_people(box: Near) -> None:
@@ -577,14 +604,17 @@ def test_help_has_an_example(tmp_path: Path) -> None:
 # ---- through the dispatcher
 
 
-def test_the_server_checks_in_its_own_environment(dispatcher: Dispatcher, tmp_path: Path) -> None:
+def test_the_server_checks_in_its_own_environment(
+    dispatcher: Dispatcher, any_sshd: Server, tmp_path: Path
+) -> None:
     """--through-dispatcher shows what the server finds: its covalent.conf, its variables; failures too."""
     environment = dispatcher.client_environment()
     home = Path(environment.pop("HOME"))
     more: dict[str, Any] = {
         name: value for name, value in environment.items() if name.startswith(("COVALENT_", "XDG_", "TMPDIR"))
     }
-    ran = run_verb("check", "127.0.0.1", "--through-dispatcher", "--json", home=home, cwd=tmp_path, **more)
+    name = any_sshd.host
+    ran = run_verb("check", name, "--through-dispatcher", "--json", home=home, cwd=tmp_path, **more)
     assert ran.code == 0, ran.err
     steps = json.loads(ran.out)
     assert [one["step"] for one in steps] == list(STEPS)

@@ -21,13 +21,16 @@ import pytest
 from conftest import require_sshd
 from support import readme
 from support.clients import dispatch_script
+from support.keys import make_key
 from support.leftovers import describe, marked
+from support.login import connection
+from support.named import Server
 from support.proxy import Proxy
 
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.processes import DemoError
 from covalent_sshtiming.demo.run import parse_host
-from covalent_sshtiming.demo.sshserver import Kind, SSHServer, ssh_server, sshd_config
+from covalent_sshtiming.demo.sshserver import Kind, find_sshd, ssh_server, sshd_config
 
 WAIT_S = 30
 LAST = "Stopping everything that was started\n"
@@ -132,13 +135,13 @@ def test_a_machine_that_does_not_answer_is_named(demo: Demo) -> None:
     assert demo.left_running() == []
 
 
-def test_a_real_machine_is_reached_with_the_users_own_ssh_configuration(demo: Demo, sshd: SSHServer) -> None:
+def test_a_real_machine_is_reached_with_the_users_own_ssh_configuration(demo: Demo, any_sshd: Server) -> None:
     """--host takes a name of ~/.ssh/config, with the key and the host keys that stand there."""
     ssh = demo.home / ".ssh"
     ssh.mkdir(mode=0o700)
     (ssh / "config").write_text(
-        f"Host build01\n  HostName {sshd.host}\n  Port {sshd.port}\n  User {sshd.username}\n"
-        f"  IdentityFile {sshd.key_file}\n  UserKnownHostsFile {sshd.known_hosts_file}\n"
+        f"Host build01\n  HostName {any_sshd.host}\n  Port {any_sshd.port}\n  User {any_sshd.username}\n"
+        f"  IdentityFile {any_sshd.key_file}\n  UserKnownHostsFile {any_sshd.known_hosts_file}\n"
     )
     before = (ssh / "config").read_text()
     process = demo.start("--host", "build01")
@@ -221,19 +224,6 @@ os.wait()
 """
 
 
-def connection(server: SSHServer) -> asyncssh.misc._ACMWrapper[asyncssh.SSHClientConnection]:
-    """Return a connection to a private server, to be opened."""
-    return asyncssh.connect(
-        server.host,
-        server.port,
-        username=server.username,
-        client_keys=[str(server.key_file)],
-        known_hosts=str(server.known_hosts_file),
-        agent_path=None,
-        config=None,
-    )
-
-
 def test_a_server_that_cannot_start_says_why(short_tmp: Path) -> None:
     """A private server that ends at once is reported with its last words."""
     require_sshd()
@@ -245,15 +235,24 @@ def test_a_server_that_cannot_start_says_why(short_tmp: Path) -> None:
         pytest.fail("the server started")
 
 
-def test_sshd_options_given_win() -> None:
-    """The server reads an option's first value, so those given stand before ours."""
-    text = sshd_config(
-        "/keys", 2222, options={"MaxSessions": 3, "LogLevel": "ERROR"}, environment={"A": "b c"}
-    )
-    assert text.index("LogLevel ERROR") < text.index("LogLevel VERBOSE")
-    assert 'SetEnv "A=b c"' in text
+def test_sshd_options_given_win(tmp_path: Path) -> None:
+    """A private sshd takes the shared settings, but an option that is given instead of the shared one."""
+    require_sshd()
+    make_key(tmp_path / "host_key")
+    found = effective(tmp_path, {"MaxSessions": 3, "LogLevel": "ERROR"}, {"A": "b c"})
+    assert found >= {"maxsessions 3", "loglevel ERROR", "setenv A=b c"}
+    assert found >= {"authenticationmethods publickey", "passwordauthentication no", "usepam no"}
+    assert effective(tmp_path, {}, {}) >= {"loglevel VERBOSE", "maxsessions 10", "maxstartups 10:30:100"}
     with pytest.raises(DemoError, match="quotes"):
         sshd_config("/keys", 2222, environment={"A": 'b"c'})
+
+
+def effective(directory: Path, options: dict[str, str | int], environment: dict[str, str]) -> set[str]:
+    """Return the settings that sshd itself finds in a private server's file."""
+    config = directory / "sshd_config"
+    config.write_text(sshd_config(directory, 2222, options=options, environment=environment))
+    command = [str(find_sshd()), "-T", "-f", str(config)]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines())
 
 
 def test_a_client_reaches_the_private_covalent_server(dispatcher: Dispatcher) -> None:
@@ -314,32 +313,32 @@ def test_the_embedded_server_serves_the_executor(dispatcher: Dispatcher, short_t
     assert answer == ["COMPLETED", str(directory / "home"), 100_000], answer
 
 
-async def test_the_proxy_breaks_a_link_after_so_many_bytes(sshd: SSHServer) -> None:
+async def test_the_proxy_breaks_a_link_after_so_many_bytes(any_sshd: Server) -> None:
     """The faulty link counts connections, breaks once where it is told, and is whole again."""
-    async with Proxy(sshd.host, sshd.port) as proxy:
+    async with Proxy(any_sshd.host, any_sshd.port) as proxy:
         proxy.down.cut_after = 20_000
-        outcomes = [await _bytes_through(proxy, sshd, 100_000) for _ in range(2)]
+        outcomes = [await _bytes_through(proxy, any_sshd, 100_000) for _ in range(2)]
         assert outcomes[0] < 100_000
         assert outcomes[1] == 100_000
         assert proxy.connections == 2
 
 
-async def test_the_proxy_delays(sshd: SSHServer) -> None:
+async def test_the_proxy_delays(any_sshd: Server) -> None:
     """Latency is added to every round trip."""
-    async with Proxy(sshd.host, sshd.port) as proxy:
+    async with Proxy(any_sshd.host, any_sshd.port) as proxy:
         proxy.up.latency = proxy.down.latency = 0.05
         start = time.monotonic()
-        assert await _bytes_through(proxy, sshd, 1000) == 1000
+        assert await _bytes_through(proxy, any_sshd, 1000) == 1000
         assert time.monotonic() - start > 0.5
 
 
-async def _bytes_through(proxy: Proxy, sshd: SSHServer, size: int) -> int:
+async def _bytes_through(proxy: Proxy, server: Server, size: int) -> int:
     try:
         async with asyncssh.connect(
             proxy.host,
             proxy.port,
-            username=sshd.username,
-            client_keys=[str(sshd.key_file)],
+            username=server.username,
+            client_keys=[str(server.key_file)],
             known_hosts=None,
             agent_path=None,
             config=None,

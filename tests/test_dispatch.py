@@ -9,15 +9,22 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import asyncssh
-import psutil
 import pytest
+from conftest import executor_settings
 from support.clients import dispatch_script
+from support.farside import until
+from support.faults import through
+from support.named import Server
+from support.proxy import Proxy, threaded_proxy
+from support.there import There, alive, kill
 
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.processes import free_port
@@ -79,11 +86,11 @@ def end(dispatch_id):
 VALUES = (
     PRELUDE
     + """
-here, log, python, sshd_log = sys.argv[1:]
+here, log = sys.argv[1:]
 os.chdir(here)
 fan = TimingSSHExecutor(hostname="fan", timing_filepath=log)
 plain = TimingSSHExecutor(hostname="left", timing_filepath=log)
-scientific = ct.executor.TimingSSHExecutor(hostname="left", timing_filepath=log, python_path=python)
+scientific = ct.executor.TimingSSHExecutor(hostname="numpy", timing_filepath=log)
 other = TimingSSHExecutor(hostname="right", timing_filepath=log)
 
 @ct.electron(executor=fan)
@@ -140,7 +147,7 @@ with open("seed.txt", "w") as seed:
     seed.write("seed of ")
 
 @ct.electron(executor=TimingSSHExecutor(
-    hostname="left", timing_filepath=log, send=["seed.txt"], fetch=["*.out"], create_unique_workdir=True
+    hostname="numpy", timing_filepath=log, send=["seed.txt"], fetch=["*.out"], create_unique_workdir=True
 ))
 def grows(name):
     with open("seed.txt") as seed, open(f"{name}.out", "w") as out:
@@ -164,13 +171,8 @@ def kinds():
         grows("a"), grows("b"),
     ]
 
-def connections():
-    return open(sshd_log).read().count("Accepted publickey")
-
-before = connections()
 fan_id = ct.dispatch(fan_out)(20)
 squares = ct.get_result(fan_id, wait=True).result
-opened = connections() - before
 large_id, kinds_id = ct.dispatch(large)(), ct.dispatch(kinds)()
 result = ct.get_result(kinds_id, wait=True)
 named, none, matrix, add, sums, left, right, packages, *grown = result.result
@@ -178,7 +180,7 @@ large = ct.get_result(large_id, wait=True)
 data = large.result
 summed = next(node["output"] for node in large.get_all_node_results() if node["node_name"] == "digest")
 print(json.dumps({
-    "fan_id": fan_id, "squares": squares, "opened": opened, "kinds_id": kinds_id,
+    "fan_id": fan_id, "squares": squares, "kinds_id": kinds_id,
     "by_name": named, "none": none, "matrix": [type(matrix).__module__, matrix.tolist()],
     "blob": len(data), "digests": [summed.get_deserialized(), hashlib.sha256(data).hexdigest()],
     "closure": add(4), "table": sums, "left": left, "right": right, "packages": packages, "grown": grown,
@@ -223,7 +225,7 @@ print(json.dumps({name: end(dispatch_id) for name, dispatch_id in dispatches.ite
 CANCEL = (
     PRELUDE
     + """
-log, marker = sys.argv[1:]
+log, marker, go = sys.argv[1:]
 there = TimingSSHExecutor(hostname="build01", timing_filepath=log, max_parallel=1)
 
 @ct.electron(executor=there)
@@ -253,7 +255,7 @@ def statuses(dispatch_id):
 
 running = ct.dispatch(workflow)(marker)
 deadline = time.monotonic() + 30
-while not os.path.exists(marker) and time.monotonic() < deadline:
+while not os.path.exists(go) and time.monotonic() < deadline:
     time.sleep(0.05)
 fresh = ct.dispatch(workflow)(marker)
 for dispatch_id in (fresh, running):
@@ -264,23 +266,43 @@ print(json.dumps({"running": statuses(running), "fresh": statuses(fresh)}))
 
 
 @pytest.fixture(scope="module")
-def machines(dispatcher: Dispatcher, sshd: SSHServer, tmp_path_factory: pytest.TempPathFactory) -> Dispatcher:
-    """Return the dispatcher with a table for each machine that the scripts name, all at one address."""
+def fan(any_sshd: Server) -> Iterator[Proxy]:
+    """Return a link to the machine that counts connections."""
+    with threaded_proxy(any_sshd.host, any_sshd.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture(scope="module")
+def machines(
+    dispatcher: Dispatcher,
+    any_sshd: Server,
+    sshd: SSHServer,
+    fan: Proxy,
+    short_tmp: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Dispatcher]:
+    """Return the dispatcher with a table for each machine that the scripts name, nearly all the same one."""
     stranger = tmp_path_factory.mktemp("keys") / "stranger"
     stranger.touch(mode=0o600)
     stranger.write_bytes(asyncssh.generate_private_key("ssh-ed25519").export_private_key())
-    here = {"hostname": sshd.host}
+    here = {"hostname": any_sshd.host}
+    twice = {"max_connection_attempts": 2, "retry_wait_time": 0.1}
     hosts = {
         "build01": here,
-        "fan": here,
+        "fan": through(fan, any_sshd, stranger.parent),
+        # Our own Python has numpy.
+        "numpy": {**executor_settings(sshd, short_tmp / "numpy"), "python_path": sys.executable},
         "left": {**here, "remote_workdir": "left hand"},
         "right": {**here, "remote_workdir": "right-hand"},
-        "nobody": {**here, "port": free_port(), "max_connection_attempts": 2, "retry_wait_time": 0.1},
+        "nobody": {"hostname": "127.0.0.1", "port": free_port(), **twice},
         "locked": {**here, "ssh_key_file": str(stranger)},
         "unresolved.invalid": {"max_connection_attempts": 1},
     }
     dispatcher.configure({"executors": {"sshtiming": {"hosts": hosts}}})
-    return dispatcher
+    yield dispatcher
+    for name in ("left hand", "right-hand"):
+        if (any_sshd.remote_home / name).exists():
+            (any_sshd.remote_home / name).rmdir()
 
 
 @pytest.fixture(scope="module")
@@ -290,23 +312,17 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def values(machines: Dispatcher, sshd: SSHServer, log: Path, python: str) -> dict[str, Any]:
+def values(machines: Dispatcher, fan: Proxy, log: Path) -> dict[str, Any]:
     """Return what the workflows that go well brought home."""
-    return dict(dispatch_script(machines, VALUES, str(log.parent), str(log), python, str(sshd.process.log)))
+    before = fan.connections
+    told = dispatch_script(machines, VALUES, str(log.parent), str(log))
+    return {**told, "opened": fan.connections - before}
 
 
 @pytest.fixture(scope="module")
 def failures(machines: Dispatcher, log: Path) -> dict[str, dict[str, str]]:
     """Return how the workflows that fail ended, by the function's or the machine's name."""
     return dict(dispatch_script(machines, FAILURES, str(log)))
-
-
-@pytest.fixture(scope="module")
-def python() -> str:
-    """Return the Python that has numpy."""
-    import sys
-
-    return sys.executable
 
 
 def records(log: Path, dispatch_id: str = "") -> list[dict[str, Any]]:
@@ -422,10 +438,10 @@ def test_covalents_own_nodes_are_marked_and_have_no_sentence(values: dict[str, A
     assert told == numbers
 
 
-def test_each_machine_has_its_own_table(values: dict[str, Any], sshd: SSHServer, log: Path) -> None:
+def test_each_machine_has_its_own_table(values: dict[str, Any], any_sshd: Server, log: Path) -> None:
     """Two hostnames in one workflow take their settings from two tables of one covalent.conf."""
-    assert values["left"] == str(sshd.remote_home / "left hand")
-    assert values["right"] == str(sshd.remote_home / "right-hand")
+    assert values["left"] == str(any_sshd.remote_home / "left hand")
+    assert values["right"] == str(any_sshd.remote_home / "right-hand")
     hosts = {one["function"]: one["host"] for one in records(log, values["kinds_id"])}
     assert (hosts["whereabouts"], hosts["elsewhere"]) == ("left", "right")
 
@@ -518,21 +534,25 @@ def test_a_machine_out_of_reach_fails_the_node_with_a_sentence(
 
 
 @contextmanager
-def ended_anyway(marker: Path) -> Iterator[None]:
+def ended_anyway(marker: There) -> Iterator[None]:
     """End the processes whose ids are in a file, should the test not have done so."""
     try:
         yield
     finally:
         for pid in marker.read_text().split() if marker.exists() else []:
-            if psutil.pid_exists(int(pid)):
-                psutil.Process(int(pid)).kill()
+            kill(int(pid), marker)
 
 
-def test_cancelling_ends_what_runs_and_what_waits(machines: Dispatcher, log: Path, tmp_path: Path) -> None:
+def test_cancelling_ends_what_runs_and_what_waits(
+    machines: Dispatcher, log: Path, tmp_path: Path, far_place: There
+) -> None:
     """A cancelled dispatch ends its running task with its children, and what waited never runs."""
-    marker = tmp_path / "running"
-    with ended_anyway(marker):
-        ends = dispatch_script(machines, CANCEL, str(log), str(marker))
+    marker, go = far_place / "running", tmp_path / "go"
+    with ended_anyway(marker), ThreadPoolExecutor(1) as clients:
+        client = clients.submit(dispatch_script, machines, CANCEL, str(log), str(marker), str(go))
+        until(marker.exists, "the task to run")
+        go.touch()
+        ends = client.result()
         for end in ends.values():
             assert end["status"] == "CANCELLED"
             # What waits for another's result has never been anything to Covalent.
@@ -544,8 +564,8 @@ def test_cancelling_ends_what_runs_and_what_waits(machines: Dispatcher, log: Pat
             ]
         pids = [int(pid) for pid in marker.read_text().split()]
         assert len(pids) == 2
-        assert not any(map(psutil.pid_exists, pids))
-        assert [path.name for path in tmp_path.iterdir()] == ["running"]
+        assert not any(alive(pid, marker) for pid in pids)
+        assert [path.name for path in far_place.iterdir()] == ["running"]
 
 
 def test_cancelled_tasks_have_records(machines: Dispatcher, log: Path) -> None:

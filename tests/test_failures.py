@@ -10,21 +10,23 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
-import psutil
 import pytest
 from support import direct
-from support.farside import alive, until
+from support.environments import make_environment
+from support.farside import until
+from support.login import connection
+from support.named import Server
+from support.there import There, kill, mode
 
 from covalent_sshtiming import errors
-from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.plugin import TaskEnded
+
+Machine = direct.Machine[There]
 
 # This module is not on the far side, so its functions travel by value, as those of a script do.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -40,17 +42,16 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def machine(sshd: SSHServer, place: Path) -> AsyncIterator[direct.Machine]:
+async def machine(any_sshd: Server, place: Path, far_place: There) -> AsyncIterator[Machine]:
     """Return a way to the server, with an agent of this test's own."""
-    async with direct.machine(sshd, place) as reached:
+    async with direct.machine_at(any_sshd, place, far_place) as reached:
         yield reached
 
 
 @pytest.fixture(scope="module")
-def bare_python(place: Path) -> str:
-    """Return the Python of an environment that has nothing in it, not even pip."""
-    venv.create(place / "bare", with_pip=False)
-    return str(place / "bare" / "bin" / "python")
+def bare_python(far_directory: Callable[[], There]) -> str:
+    """Return the Python of an environment there that has nothing in it, not even pip."""
+    return make_environment(far_directory() / "bare", pip=False)
 
 
 def failed(ran: direct.Ran) -> str:
@@ -79,7 +80,7 @@ def seven() -> int:
     return 7
 
 
-async def still_works(machine: direct.Machine) -> None:
+async def still_works(machine: Machine) -> None:
     """The same connection still takes a task and brings its result."""
     before = machine.host.connections
     assert (await machine.run(seven)).value == 7
@@ -89,7 +90,7 @@ async def still_works(machine: direct.Machine) -> None:
 # ---- the function raises
 
 
-async def test_a_function_that_raises(machine: direct.Machine) -> None:
+async def test_a_function_that_raises(machine: Machine) -> None:
     """The error says host, function, exception and where the traceback is; stderr has the traceback."""
 
     def divides() -> float:
@@ -97,7 +98,7 @@ async def test_a_function_that_raises(machine: direct.Machine) -> None:
 
     ran = await machine.run(divides)
     assert failed(ran) == (
-        "127.0.0.1: divides raised ZeroDivisionError: division by zero. "
+        f"{machine.name}: divides raised ZeroDivisionError: division by zero. "
         "The remote traceback is in the node's stderr."
     )
     assert isinstance(cause(ran), errors.TaskFailed)
@@ -105,7 +106,7 @@ async def test_a_function_that_raises(machine: direct.Machine) -> None:
     assert "in divides" in ran.stderr
 
 
-async def test_an_exception_of_the_users_own(machine: direct.Machine) -> None:
+async def test_an_exception_of_the_users_own(machine: Machine) -> None:
     """An exception that needs two arguments and a class that only the far side has arrives as text."""
 
     def raises_own() -> None:
@@ -118,7 +119,7 @@ async def test_an_exception_of_the_users_own(machine: direct.Machine) -> None:
     assert "raises_own raised OnlyThere: (7, 'kitchen')." in failed(ran)
 
 
-async def test_an_exception_without_a_text(machine: direct.Machine) -> None:
+async def test_an_exception_without_a_text(machine: Machine) -> None:
     """An exception whose own `__str__` raises still ends the task with its class's name."""
 
     def raises_mute() -> None:
@@ -132,7 +133,7 @@ async def test_an_exception_without_a_text(machine: direct.Machine) -> None:
     assert "raises_mute raised Mute (its text cannot be shown)." in failed(ran)
 
 
-async def test_terminal_controls_are_taken_out(machine: direct.Machine) -> None:
+async def test_terminal_controls_are_taken_out(machine: Machine) -> None:
     """An exception's text cannot steer the terminal that shows it."""
 
     def steers() -> None:
@@ -143,7 +144,7 @@ async def test_terminal_controls_are_taken_out(machine: direct.Machine) -> None:
     assert "red [31m alert" in failed(ran)
 
 
-async def test_sys_exit(machine: direct.Machine) -> None:
+async def test_sys_exit(machine: Machine) -> None:
     """`sys.exit` in the function is a failure of the task, and not the worker's end."""
 
     def leaves() -> None:
@@ -153,7 +154,7 @@ async def test_sys_exit(machine: direct.Machine) -> None:
     assert "leaves raised SystemExit: 3." in failed(ran)
 
 
-async def test_keyboard_interrupt(machine: direct.Machine) -> None:
+async def test_keyboard_interrupt(machine: Machine) -> None:
     """A KeyboardInterrupt that the function raises is told like any other exception."""
 
     def interrupts() -> None:
@@ -167,7 +168,7 @@ async def test_keyboard_interrupt(machine: direct.Machine) -> None:
 # ---- the result
 
 
-async def test_a_result_that_does_not_pickle(machine: direct.Machine) -> None:
+async def test_a_result_that_does_not_pickle(machine: Machine) -> None:
     """A result that cannot be pickled is named with its type."""
 
     def gives_lock() -> Any:
@@ -179,7 +180,7 @@ async def test_a_result_that_does_not_pickle(machine: direct.Machine) -> None:
     assert isinstance(cause(ran), errors.ResultError)
     text = failed(ran)
     assert text.startswith(
-        "127.0.0.1: gives_lock returned what cannot be brought back: a lock cannot be pickled"
+        f"{machine.name}: gives_lock returned what cannot be brought back: a lock cannot be pickled"
     )
     assert text.endswith("Return something that cloudpickle can pickle.")
 
@@ -201,7 +202,7 @@ async def test_what_in_a_result_does_not_pickle(machine: direct.Machine) -> None
     assert "a dict cannot be pickled, because result['model'][1][1].guard is a lock: TypeError: " in text
 
 
-async def test_a_result_over_the_cap(machine: direct.Machine) -> None:
+async def test_a_result_over_the_cap(machine: Machine) -> None:
     """A result over max_result_bytes is refused where it is made, and the text says how to go on."""
 
     def gives_much() -> bytes:
@@ -214,7 +215,7 @@ async def test_a_result_over_the_cap(machine: direct.Machine) -> None:
     await still_works(machine)
 
 
-async def test_a_result_just_under_the_cap(machine: direct.Machine) -> None:
+async def test_a_result_just_under_the_cap(machine: Machine) -> None:
     """A result that fits under max_result_bytes comes home."""
 
     def gives_less() -> bytes:
@@ -227,21 +228,21 @@ async def test_a_result_just_under_the_cap(machine: direct.Machine) -> None:
 # ---- modules that the machine lacks
 
 
-async def test_a_module_missing_at_load(machine: direct.Machine, bare_python: str) -> None:
+async def test_a_module_missing_at_load(machine: Machine, bare_python: str) -> None:
     """A function whose unpickling needs an absent package fails with the ways to bring it there."""
     import numpy as np
 
     ran = await machine.run(np.sum, [1, 2], options={"python_path": bare_python})
     assert isinstance(cause(ran), errors.RemoteEnvError)
     text = failed(ran)
-    assert text.startswith("127.0.0.1: ")
+    assert text.startswith(f"{machine.name}: ")
     assert "needs the module 'numpy'" in text
     assert bare_python in text
     assert "pip install numpy" in text
     assert "ct.DepsPip" in text
 
 
-async def test_a_module_missing_inside_the_call(machine: direct.Machine, bare_python: str) -> None:
+async def test_a_module_missing_inside_the_call(machine: Machine, bare_python: str) -> None:
     """A function that imports an absent module while it runs fails with the same sentence."""
 
     def imports() -> Any:
@@ -255,7 +256,7 @@ async def test_a_module_missing_inside_the_call(machine: direct.Machine, bare_py
     assert "ct.DepsModule" in failed(ran)
 
 
-async def test_covalent_missing(machine: direct.Machine, bare_python: str) -> None:
+async def test_covalent_missing(machine: Machine, bare_python: str) -> None:
     """What needs Covalent on the machine says so, and offers the local executor."""
     from covalent._workflow.transport import TransportableObject
 
@@ -265,13 +266,13 @@ async def test_covalent_missing(machine: direct.Machine, bare_python: str) -> No
     assert 'executor="local"' in failed(ran)
 
 
-async def test_python_path_that_is_not_there(machine: direct.Machine, place: Path) -> None:
+async def test_python_path_that_is_not_there(machine: Machine, far_place: There) -> None:
     """An explicit python_path that does not exist is an error with its name, never a fallback."""
-    wrong = str(place / "no-such" / "python3")
+    wrong = str(far_place / "no-such" / "python3")
     ran = await machine.run(seven, options={"python_path": wrong})
     assert isinstance(ran.error, errors.RemoteEnvError)
     assert wrong in str(ran.error)
-    assert "127.0.0.1" in str(ran.error)
+    assert machine.name in str(ran.error)
 
 
 # ---- the process dies
@@ -306,7 +307,7 @@ def crashes() -> None:
     ],
 )
 async def test_a_process_that_dies(
-    machine: direct.Machine,
+    machine: Machine,
     function: Callable[[], None],
     words: str,
     exit_code: int | None,
@@ -315,7 +316,7 @@ async def test_a_process_that_dies(
     """A task that dies says how, its record too, and the connection takes the next one."""
     ran = await machine.run(function)
     assert isinstance(cause(ran), errors.TaskDied)
-    assert failed(ran).startswith(f"127.0.0.1: {function.__name__} {words}")
+    assert failed(ran).startswith(f"{machine.name}: {function.__name__} {words}")
     assert ran.stdout == ("before the crash\n" if function is crashes else "")
     record = machine.records()[-1]
     wanted = signal.Signals[exit_signal].value if exit_signal else None
@@ -325,7 +326,7 @@ async def test_a_process_that_dies(
     await still_works(machine)
 
 
-async def test_a_time_limit(machine: direct.Machine) -> None:
+async def test_a_time_limit(machine: Machine) -> None:
     """A task over its time limit is stopped soon after, with the limit in the text and output kept."""
 
     def sleeps_long() -> None:
@@ -337,14 +338,14 @@ async def test_a_time_limit(machine: direct.Machine) -> None:
     assert time.monotonic() - begun < 4
     assert isinstance(cause(ran), errors.TimeLimitExceeded)
     assert failed(ran) == (
-        "127.0.0.1: sleeps_long ran longer than its time limit of 0.3 s. "
+        f"{machine.name}: sleeps_long ran longer than its time limit of 0.3 s. "
         "Raise time_limit if it should run longer."
     )
     assert ran.stdout == "going to sleep\n"
     assert machine.records()[-1]["status"] == "timeout"
 
 
-async def test_a_time_limit_is_not_reached_in_the_queue(machine: direct.Machine) -> None:
+async def test_a_time_limit_is_not_reached_in_the_queue(machine: Machine) -> None:
     """Waiting for a slot does not count towards the time limit."""
 
     def naps() -> int:
@@ -359,9 +360,9 @@ async def test_a_time_limit_is_not_reached_in_the_queue(machine: direct.Machine)
 # ---- functions that fork, close and flood
 
 
-async def test_a_forked_child_that_returns(machine: direct.Machine, place: Path) -> None:
+async def test_a_forked_child_that_returns(machine: Machine, far_place: There) -> None:
     """A child that a function forks and lets return gives no result of its own and runs nothing twice."""
-    note = place / "forked"
+    note = far_place / "forked"
     name = str(note)
 
     def forks() -> str:
@@ -380,7 +381,7 @@ async def test_a_forked_child_that_returns(machine: direct.Machine, place: Path)
     assert note.read_text() == "x"
 
 
-async def test_a_forked_child_that_raises(machine: direct.Machine) -> None:
+async def test_a_forked_child_that_raises(machine: Machine) -> None:
     """A child that a function forks and that raises is no failure of the task."""
 
     def forks_badly() -> int:
@@ -393,7 +394,7 @@ async def test_a_forked_child_that_raises(machine: direct.Machine) -> None:
     assert ran.value == 1
 
 
-async def test_a_flood_of_binary_output(machine: direct.Machine) -> None:
+async def test_a_flood_of_binary_output(machine: Machine) -> None:
     """64 MiB of binary output keep their head and tail, and a line says how much was dropped."""
 
     def floods() -> str:
@@ -416,7 +417,7 @@ async def test_a_flood_of_binary_output(machine: direct.Machine) -> None:
     await still_works(machine)
 
 
-async def test_closing_every_descriptor(machine: direct.Machine) -> None:
+async def test_closing_every_descriptor(machine: Machine) -> None:
     """A function that closes all file descriptors still brings its result home."""
 
     def closes() -> str:
@@ -428,7 +429,7 @@ async def test_closing_every_descriptor(machine: direct.Machine) -> None:
     await still_works(machine)
 
 
-async def test_hooks_after_a_function_that_reuses_descriptors(machine: direct.Machine) -> None:
+async def test_hooks_after_a_function_that_reuses_descriptors(machine: Machine) -> None:
     """What runs after the function is read from our request, whatever the function did to its descriptors."""
 
     def reuses() -> str:
@@ -445,9 +446,9 @@ async def test_hooks_after_a_function_that_reuses_descriptors(machine: direct.Ma
 # ---- places that cannot be used
 
 
-async def test_an_unwritable_timing_log(machine: direct.Machine, place: Path) -> None:
+async def test_an_unwritable_timing_log(machine: Machine, place: Path, far_place: There) -> None:
     """A timing log that cannot be written is told before the task starts, and the task does not run."""
-    note = place / "side-effect"
+    note = far_place / "side-effect"
     name = str(note)
 
     def marks() -> None:
@@ -463,19 +464,19 @@ async def test_an_unwritable_timing_log(machine: direct.Machine, place: Path) ->
     assert not note.exists()
 
 
-async def test_a_spool_that_cannot_be_made(machine: direct.Machine, place: Path) -> None:
+async def test_a_spool_that_cannot_be_made(machine: Machine, far_place: There) -> None:
     """A remote_spool where a file is in the way is a TransferError with host, path and cause."""
-    blocked = place / "not-a-directory"
+    blocked = far_place / "not-a-directory"
     blocked.touch()
     ran = await machine.run(seven, options={"remote_spool": str(blocked)})
     assert isinstance(ran.error, errors.TransferError)
-    for word in ("127.0.0.1", str(blocked), "not a directory"):
+    for word in (machine.name, str(blocked), "not a directory"):
         assert word in str(ran.error)
 
 
-async def test_a_workdir_that_cannot_be_made(machine: direct.Machine, place: Path) -> None:
+async def test_a_workdir_that_cannot_be_made(machine: Machine, far_place: There) -> None:
     """A remote_workdir where a file is in the way fails the task with its path."""
-    blocked = place / "no-workdir"
+    blocked = far_place / "no-workdir"
     blocked.touch()
     ran = await machine.run(seven, options={"remote_workdir": str(blocked)})
     assert isinstance(cause(ran), errors.TransferError)
@@ -500,21 +501,21 @@ def standing() -> dict[str, Any]:
     }
 
 
-async def test_the_default_workdir(machine: direct.Machine, sshd: SSHServer) -> None:
+async def test_the_default_workdir(machine: Machine, any_sshd: Server) -> None:
     """Without a setting a task runs in `covalent-workdir` below the home directory there."""
     found = (await machine.run(standing)).value
-    assert found["cwd"] == found["pwd"] == str(sshd.remote_home / "covalent-workdir")
+    assert found["cwd"] == found["pwd"] == str(any_sshd.remote_home / "covalent-workdir")
 
 
-async def test_a_workdir_of_ones_own(machine: direct.Machine, place: Path) -> None:
+async def test_a_workdir_of_ones_own(machine: Machine, far_place: There) -> None:
     """`create_unique_workdir` gives each task `<remote_workdir>/<dispatch_id>/node_<node_id>`."""
-    options = {"remote_workdir": str(place / "work"), "create_unique_workdir": True}
+    options = {"remote_workdir": str(far_place / "work"), "create_unique_workdir": True}
     ran = await machine.run(standing, options=options, dispatch_id="abc", node_id=99)
-    assert ran.value["cwd"] == str(place / "work" / "abc" / "node_99")
-    assert (place / "work" / "abc" / "node_99").is_dir()
+    assert ran.value["cwd"] == str(far_place / "work" / "abc" / "node_99")
+    assert (far_place / "work" / "abc" / "node_99").is_dir()
 
 
-async def test_environment_and_stdin(machine: direct.Machine) -> None:
+async def test_environment_and_stdin(machine: Machine) -> None:
     """A task has the variables of `env`, an empty stdin, and nothing of the SSH session's."""
     found = (await machine.run(standing, options={"env": {"FLAVOUR": "ume plum"}})).value
     assert found["flavour"] == "ume plum"
@@ -522,26 +523,25 @@ async def test_environment_and_stdin(machine: direct.Machine) -> None:
     assert found["ssh"] == []
 
 
-async def test_descriptors(machine: direct.Machine) -> None:
+async def test_descriptors(machine: Machine) -> None:
     """A task inherits no descriptor but its three streams and its own request."""
     found = (await machine.run(standing)).value
     assert len(found["files"]) <= 5, found["files"]  # 0, 1, 2, the request, the listing itself
 
 
-async def test_umask_is_the_users(machine: direct.Machine) -> None:
+async def test_umask_is_the_users(machine: Machine, any_sshd: Server) -> None:
     """A task's umask is that of the login, although our own files are closed to others."""
-    mask = os.umask(0)
-    os.umask(mask)
+    async with connection(any_sshd) as session:
+        mask = int(str((await session.run("umask", check=True)).stdout), 8)
     found = (await machine.run(standing)).value
     assert found["umask"] == mask
-    spool = machine.spool.stat()
-    assert spool.st_mode & 0o077 == 0
+    assert mode(machine.spool) & 0o077 == 0
 
 
 # ---- what a task leaves behind
 
 
-async def test_a_background_process_is_ended(machine: direct.Machine) -> None:
+async def test_a_background_process_is_ended(machine: Machine) -> None:
     """A child that outlives the function ends with the task, and run() waits no longer than `linger`."""
 
     def leaves_child() -> int:
@@ -550,30 +550,29 @@ async def test_a_background_process_is_ended(machine: direct.Machine) -> None:
     begun = time.monotonic()
     pid = (await machine.run(leaves_child)).value
     assert time.monotonic() - begun < 1
-    assert not alive(pid)
+    assert not machine.alive(pid)
 
 
 @LINUX_ONLY
-async def test_a_background_process_that_ignores_term(machine: direct.Machine) -> None:
+async def test_a_background_process_that_ignores_term(machine: Machine) -> None:
     """A leftover child that ignores TERM is killed once `linger` is over, and not before."""
 
     def leaves_stubborn() -> int:
         code = "import signal, time; signal.signal(15, signal.SIG_IGN); print(flush=True); time.sleep(300)"
         child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-        assert child.stdout
-        child.stdout.readline()
+        next(iter(child.stdout or ()))
         return child.pid
 
     begun = time.monotonic()
     pid = (await machine.run(leaves_stubborn, options={"linger": 0.5})).value
     assert 0.5 <= time.monotonic() - begun < 3
-    assert not alive(pid)
+    assert not machine.alive(pid)
 
 
 @LINUX_ONLY
-async def test_a_daemon_is_ended(machine: direct.Machine, place: Path) -> None:
+async def test_a_daemon_is_ended(machine: Machine, far_place: There) -> None:
     """A leftover that forked twice and has a session of its own ends with the task as well."""
-    note = place / "daemon"
+    note = far_place / "daemon"
     name = str(note)
 
     def leaves_daemon() -> None:
@@ -597,13 +596,12 @@ async def test_a_daemon_is_ended(machine: direct.Machine, place: Path) -> None:
     assert time.monotonic() - begun < 3
     pid = int(note.read_text())
     try:
-        assert not alive(pid)
+        assert not machine.alive(pid)
     finally:
-        with suppress(psutil.NoSuchProcess):
-            psutil.Process(pid).kill()
+        kill(pid, far_place)
 
 
-async def test_output_of_a_leftover_does_not_hold_the_task(machine: direct.Machine) -> None:
+async def test_output_of_a_leftover_does_not_hold_the_task(machine: Machine) -> None:
     """A leftover that holds the task's stdout open does not keep run() waiting for its end."""
 
     def leaves_writer() -> str:
@@ -618,12 +616,12 @@ async def test_output_of_a_leftover_does_not_hold_the_task(machine: direct.Machi
     assert ran.stdout == "from the background\n"
 
 
-def tasks_in(spool: Path) -> set[str]:
+def tasks_in(spool: There) -> set[str]:
     """Return the names of the task directories in a spool."""
     return {path.name for path in (spool / "tasks").iterdir()}
 
 
-async def test_nothing_of_a_task_stays_in_the_spool(machine: direct.Machine) -> None:
+async def test_nothing_of_a_task_stays_in_the_spool(machine: Machine) -> None:
     """Once result and record are safe the task's directory goes."""
     assert (await machine.run(seven)).value == 7
     before = tasks_in(machine.spool)  # those of tests whose agent was killed right after
@@ -642,7 +640,7 @@ def when(seconds: float) -> tuple[float, float]:
 
 
 @pytest.mark.parametrize("at_once", [1, 2])
-async def test_max_parallel(machine: direct.Machine, at_once: int) -> None:
+async def test_max_parallel(machine: Machine, at_once: int) -> None:
     """No more tasks than max_parallel run at the same time, and that many do."""
     options = {"max_parallel": at_once}
     ran = await asyncio.gather(*(machine.run(when, 0.2, options=options) for _ in range(4)))

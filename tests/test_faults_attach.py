@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from conftest import remote_environment, require_sshd
 from support import direct, farside, faults
-from support.farside import FarSide, alive, new_key
+from support.farside import FarSide, new_key
 from support.faults import noting, runs, until
 from support.proxy import Proxy
+from support.there import alive
 
 import covalent_sshtiming
 from covalent_sshtiming import errors

@@ -19,7 +19,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import LIMITED_USER, remote_environment, require_sshd
-from support import direct, farside, faults
+from support import direct, farside, faults, there
 from support.farside import FarSide, Told, new_key
 from support.faults import noting, runs, stopped, until
 from support.proxy import Proxy
@@ -251,7 +251,7 @@ async def test_a_cancel_does_not_wait_for_a_machine_that_is_away(
 NEAR = """
 import asyncio, json, sys
 from pathlib import Path
-from support import direct, farside, faults
+from support import direct, farside, faults, there
 from support.farside import PYTHON, FarSide, Told, new_key
 
 async def main(order):
@@ -280,9 +280,9 @@ async def sleeper(server: SSHServer, place: Path, asleep: float, after: float) -
         known.write_text(known.read_text() + known.read_text().replace(proxy.host, "build01"))
         order = {
             "settings": {
-                "hostname": "build01",
                 **server.settings(),
                 **faults.through(proxy, server, place),
+                "hostname": "build01",
                 "known_hosts_file": str(known),
                 "python_path": sys.executable,
                 "remote_spool": str(place / "spool"),
@@ -399,7 +399,7 @@ def line_outcome(far: FarSide, key: str) -> Told:
 def counted() -> list[psutil.Process]:
     """Return the processes that count against the limit; the zombies among them will be reaped."""
     every = psutil.process_iter(["uids"])
-    return [one for one in every if one.info["uids"].real == LIMITED_USER and farside.alive(one.pid)]
+    return [one for one in every if one.info["uids"].real == LIMITED_USER and there.alive(one.pid)]
 
 
 def limit(agent: int, processes: int) -> None:
@@ -419,7 +419,7 @@ def kill(supervisors: list[psutil.Process]) -> None:
     doomed = [one for supervisor in supervisors for one in (supervisor, *supervisor.children())]
     for supervisor in supervisors:
         supervisor.kill()
-    farside.until(lambda: not any(farside.alive(one.pid) for one in doomed), "the supervisors' end")
+    farside.until(lambda: not any(there.alive(one.pid) for one in doomed), "the supervisors' end")
 
 
 def workers(agent: int) -> list[psutil.Process]:
@@ -428,5 +428,5 @@ def workers(agent: int) -> list[psutil.Process]:
     return [
         one
         for one in psutil.Process(agent).children(recursive=True)
-        if one.pid not in below and farside.alive(one.pid)
+        if one.pid not in below and there.alive(one.pid)
     ]

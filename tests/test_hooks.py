@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import os
 import subprocess
 import sys
 import tempfile
 import time
-import venv
 import zipfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,16 @@ import cloudpickle
 import pytest
 from support import direct
 from support.clients import dispatch_script
+from support.environments import make_environment
+from support.named import Server
+from support.there import There
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.plugin import TaskEnded
+
+Machine = direct.Machine[There]
 
 # This module is not on the far side, so its functions travel by value, as those of a script do.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -37,27 +42,25 @@ def place() -> Iterator[Path]:
 
 
 @pytest.fixture
-async def machine(sshd: SSHServer, place: Path) -> AsyncIterator[direct.Machine]:
+async def machine(any_sshd: Server, place: Path, far_place: There) -> AsyncIterator[Machine]:
     """Return a way to the server, with an agent of this test's own."""
-    async with direct.machine(sshd, place) as reached:
+    async with direct.machine_at(any_sshd, place, far_place) as reached:
         yield reached
 
 
 @pytest.fixture(scope="module")
-def with_pip(place: Path) -> str:
-    """Return the Python of an environment that has pip and nothing else."""
-    venv.create(place / "with-pip", with_pip=True, symlinks=True)
-    return str(place / "with-pip" / "bin" / "python")
+def with_pip(far_directory: Callable[[], There]) -> str:
+    """Return the Python of an environment there that has pip and nothing else."""
+    return make_environment(far_directory() / "with-pip", pip=True)
 
 
 @pytest.fixture(scope="module")
-def without_pip(place: Path) -> str:
-    """Return the Python of an environment that has nothing at all."""
-    venv.create(place / "without-pip", with_pip=False, symlinks=True)
-    return str(place / "without-pip" / "bin" / "python")
+def without_pip(far_directory: Callable[[], There]) -> str:
+    """Return the Python of an environment there that has nothing at all."""
+    return make_environment(far_directory() / "without-pip", pip=False)
 
 
-def wheel(directory: Path, name: str, source: str) -> Path:
+def wheel(directory: There, name: str, source: str) -> There:
     """Make a wheel of one module by hand, so that no registry and no build backend is needed."""
     info = f"{name}-1.0.dist-info"
     files = {
@@ -69,11 +72,13 @@ def wheel(directory: Path, name: str, source: str) -> Path:
     for path, text in files.items():
         digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=").decode()
         lines.append(f"{path},sha256={digest},{len(text.encode())}\n")
-    made = directory / f"{name}-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(made, "w") as archive:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
         for path, text in files.items():
             archive.writestr(path, text)
         archive.writestr(f"{info}/RECORD", "".join(lines) + f"{info}/RECORD,,\n")
+    made = directory / f"{name}-1.0-py3-none-any.whl"
+    made.write_bytes(packed.getvalue())
     return made
 
 
@@ -95,7 +100,7 @@ def cause(ran: direct.Ran) -> BaseException | None:
     return ran.error.__cause__
 
 
-def appends(path: Path, word: str) -> Any:
+def appends(path: There, word: str) -> Any:
     """Return a function that appends a word to a file."""
     name = str(path)
 
@@ -115,11 +120,11 @@ def identity(**named: Any) -> dict[str, Any]:
 # ---- calls
 
 
-async def test_calls_around_the_function(machine: direct.Machine, tmp_path: Path) -> None:
+async def test_calls_around_the_function(machine: Machine, far_place: There) -> None:
     """call_before runs before the function and call_after behind it, in order, with their arguments."""
     from covalent import DepsCall
 
-    note = tmp_path / "order"
+    note = far_place / "order"
     before = deps(DepsCall(appends(note, "first")), DepsCall(appends(note, "second"), args=[1, 2]))
     after = deps(DepsCall(appends(note, "third"), args=["x"]), DepsCall(appends(note, "fourth")))
     ran = await machine.run(appends(note, "function"), before=before, after=after)
@@ -127,7 +132,7 @@ async def test_calls_around_the_function(machine: direct.Machine, tmp_path: Path
     assert note.read_text().splitlines() == ["first", "second 1 2", "function", "third x", "fourth"]
 
 
-async def test_what_hooks_print_is_the_tasks_output(machine: direct.Machine) -> None:
+async def test_what_hooks_print_is_the_tasks_output(machine: Machine) -> None:
     """Whatever a call before the function prints is in the node's stdout."""
     ran = await machine.run(identity, before=[direct.hook(lambda: print("from the hook"))])
     assert ran.value == {}
@@ -145,7 +150,7 @@ async def test_what_hooks_print_is_the_tasks_output(machine: direct.Machine) -> 
     ],
 )
 async def test_returned_values_become_arguments(
-    machine: direct.Machine, keywords: Sequence[str], given: dict[str, Any]
+    machine: Machine, keywords: Sequence[str], given: dict[str, Any]
 ) -> None:
     """A value goes in by its retval_keyword, those of one keyword as a list, `files` always as a list."""
     from covalent import DepsCall
@@ -157,26 +162,26 @@ async def test_returned_values_become_arguments(
     assert (await machine.run(identity, before=deps(*before))).value == given
 
 
-async def test_a_returned_value_wins_over_an_argument(machine: direct.Machine) -> None:
+async def test_a_returned_value_wins_over_an_argument(machine: Machine) -> None:
     """A hook's value replaces the argument of the same name, as with Covalent's own wrapper."""
     ran = await machine.run(identity, before=[direct.hook(lambda: "hook", retval="x")], x="given", y=1)
     assert ran.value == {"x": "hook", "y": 1}
 
 
-async def test_a_call_before_that_raises(machine: direct.Machine, tmp_path: Path) -> None:
+async def test_a_call_before_that_raises(machine: Machine, far_place: There) -> None:
     """A call before the function that raises fails the task, and the function never runs."""
 
     def spoils() -> None:
         raise LookupError("no spoon")
 
-    note = tmp_path / "ran"
+    note = far_place / "ran"
     ran = await machine.run(appends(note, "function"), before=[direct.hook(spoils)])
     assert "LookupError: no spoon" in failed(ran)
     assert "in spoils" in ran.stderr
     assert not note.exists()
 
 
-async def test_a_call_after_that_raises(machine: direct.Machine) -> None:
+async def test_a_call_after_that_raises(machine: Machine) -> None:
     """A call after the function that raises fails the task, although the function returned."""
 
     def spoils() -> None:
@@ -186,7 +191,7 @@ async def test_a_call_after_that_raises(machine: direct.Machine) -> None:
     assert "LookupError: too late" in failed(ran)
 
 
-async def test_a_forked_child_of_a_hook(machine: direct.Machine, tmp_path: Path) -> None:
+async def test_a_forked_child_of_a_hook(machine: Machine, far_place: There) -> None:
     """A child that a hook forks and lets return runs neither the function nor another hook."""
 
     def forks() -> str:
@@ -196,7 +201,7 @@ async def test_a_forked_child_of_a_hook(machine: direct.Machine, tmp_path: Path)
         os.waitpid(child, 0)
         return "parent"
 
-    note = tmp_path / "ran"
+    note = far_place / "ran"
     before = [direct.hook(forks, retval="x"), direct.hook(appends(note, "before"))]
     after = [direct.hook(forks), direct.hook(appends(note, "after"))]
     ran = await machine.run(
@@ -206,7 +211,7 @@ async def test_a_forked_child_of_a_hook(machine: direct.Machine, tmp_path: Path)
     assert note.read_text().splitlines() == ["before", "function parent", "after"]
 
 
-async def test_hooks_cost_the_function_nothing(machine: direct.Machine) -> None:
+async def test_hooks_cost_the_function_nothing(machine: Machine) -> None:
     """CPU time that hooks burn, themselves or in a child, is in their own phases and not in cpu_s."""
 
     def burns() -> None:
@@ -227,33 +232,33 @@ async def test_hooks_cost_the_function_nothing(machine: direct.Machine) -> None:
 # ---- bash
 
 
-async def test_bash_commands(machine: direct.Machine, tmp_path: Path) -> None:
+async def test_bash_commands(machine: Machine, far_place: There) -> None:
     """DepsBash runs its lines in order, each by a shell, in the task's own directory."""
     from covalent import DepsBash
 
-    lines = [f"echo one > {tmp_path}/out", f"pwd >> {tmp_path}/out && echo $((1 + 1)) >> {tmp_path}/out"]
+    lines = [f"echo one > {far_place}/out", f"pwd >> {far_place}/out && echo $((1 + 1)) >> {far_place}/out"]
     ran = await machine.run(os.getcwd, before=deps(DepsBash(lines)))
-    assert (tmp_path / "out").read_text().splitlines() == ["one", ran.value, "2"]
+    assert (far_place / "out").read_text().splitlines() == ["one", ran.value, "2"]
 
 
-async def test_a_single_bash_command(machine: direct.Machine, tmp_path: Path) -> None:
+async def test_a_single_bash_command(machine: Machine, far_place: There) -> None:
     """DepsBash takes a single line as well as a list."""
     from covalent import DepsBash
 
-    ran = await machine.run(identity, before=deps(DepsBash(f"touch {tmp_path}/touched")))
+    ran = await machine.run(identity, before=deps(DepsBash(f"touch {far_place}/touched")))
     assert ran.error is None
-    assert (tmp_path / "touched").exists()
+    assert (far_place / "touched").exists()
 
 
-async def test_a_bash_command_that_fails(machine: direct.Machine, tmp_path: Path) -> None:
+async def test_a_bash_command_that_fails(machine: Machine, far_place: There) -> None:
     """A DepsBash line that fails is named with exit code and stderr, and nothing after it runs."""
     from covalent import DepsBash
 
-    note = tmp_path / "ran"
+    note = far_place / "ran"
     commands = ["echo about to fail; echo the reason >&2; exit 9", f"touch {note}"]
     ran = await machine.run(appends(note, "function"), before=deps(DepsBash(commands)))
     assert isinstance(cause(ran), errors.TaskFailed)
-    for word in ("127.0.0.1", "DepsBash", commands[0], "exited 9", "the reason"):
+    for word in (machine.name, "DepsBash", commands[0], "exited 9", "the reason"):
         assert word in failed(ran)
     assert not note.exists()
 
@@ -261,13 +266,11 @@ async def test_a_bash_command_that_fails(machine: direct.Machine, tmp_path: Path
 # ---- pip
 
 
-async def test_pip_installs_where_the_task_runs(
-    machine: direct.Machine, with_pip: str, tmp_path: Path
-) -> None:
+async def test_pip_installs_where_the_task_runs(machine: Machine, with_pip: str, far_place: There) -> None:
     """DepsPip installs into the interpreter of the task, and the function imports it at once."""
     from covalent import DepsPip
 
-    package = wheel(tmp_path, "sst_first", "ANSWER = 42\n")
+    package = wheel(far_place, "sst_first", "ANSWER = 42\n")
 
     def uses() -> list[Any]:
         import sst_first  # type: ignore[import-not-found] # installed over there
@@ -283,13 +286,14 @@ async def test_pip_installs_where_the_task_runs(
 
 
 async def test_pip_provides_what_unpickling_needs(
-    machine: direct.Machine, with_pip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, with_pip: str, far_place: There, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """DepsPip runs before the function is unpickled, so it may bring the module that the function is in."""
     from covalent import DepsPip
 
-    package = wheel(tmp_path, "sst_second", "def double(x):\n    return 2 * x\n")
-    monkeypatch.syspath_prepend(str(package))
+    source = "def double(x):\n    return 2 * x\n"
+    package = wheel(far_place, "sst_second", source)
+    monkeypatch.syspath_prepend(str(wheel(tmp_path, "sst_second", source)))
     import sst_second  # type: ignore[import-not-found] # a wheel is a zip, which Python imports from
 
     options = {"python_path": with_pip}
@@ -299,11 +303,13 @@ async def test_pip_provides_what_unpickling_needs(
     assert ran.value == 42
 
 
-async def test_pip_takes_a_requirements_file(machine: direct.Machine, with_pip: str, tmp_path: Path) -> None:
+async def test_pip_takes_a_requirements_file(
+    machine: Machine, with_pip: str, far_place: There, tmp_path: Path
+) -> None:
     """DepsPip with a requirements file sends its content along."""
     from covalent import DepsPip
 
-    package = wheel(tmp_path, "sst_third", "ANSWER = 3\n")
+    package = wheel(far_place, "sst_third", "ANSWER = 3\n")
     listing = tmp_path / "requirements.txt"
     listing.write_text(f"# a comment\n{package}\n")
 
@@ -316,17 +322,17 @@ async def test_pip_takes_a_requirements_file(machine: direct.Machine, with_pip: 
     assert (await machine.run(uses, before=before, options={"python_path": with_pip})).value == 3
 
 
-async def test_pip_that_fails(machine: direct.Machine, with_pip: str, tmp_path: Path) -> None:
+async def test_pip_that_fails(machine: Machine, with_pip: str, far_place: There) -> None:
     """A DepsPip that cannot install says with which interpreter, what, and what pip said."""
     from covalent import DepsPip
 
-    absent = str(tmp_path / "absent-1.0-py3-none-any.whl")
+    absent = str(far_place / "absent-1.0-py3-none-any.whl")
     ran = await machine.run(identity, before=deps(DepsPip([absent])), options={"python_path": with_pip})
-    for word in ("127.0.0.1", "-m pip install", absent, with_pip):
+    for word in (machine.name, "-m pip install", absent, with_pip):
         assert word in failed(ran)
 
 
-async def test_no_pip_there(machine: direct.Machine, without_pip: str) -> None:
+async def test_no_pip_there(machine: Machine, without_pip: str) -> None:
     """Where the interpreter has no pip, DepsPip is a RemoteEnvError with two ways out."""
     from covalent import DepsPip
 
@@ -334,7 +340,7 @@ async def test_no_pip_there(machine: direct.Machine, without_pip: str) -> None:
         identity, before=deps(DepsPip(["anything"])), options={"python_path": without_pip}
     )
     assert isinstance(cause(ran), errors.RemoteEnvError)
-    for word in ("127.0.0.1", without_pip, f"{without_pip} -m ensurepip", "python_path"):
+    for word in (machine.name, without_pip, f"{without_pip} -m ensurepip", "python_path"):
         assert word in failed(ran)
     assert machine.records()[-1]["error_type"] == "RemoteEnvError"
 
@@ -343,7 +349,7 @@ async def test_no_pip_there(machine: direct.Machine, without_pip: str) -> None:
 
 
 async def test_a_module_by_value(
-    machine: direct.Machine, without_pip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, without_pip: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A module of one's own that is registered as DepsModule registers it needs no file over there."""
     (tmp_path / "sst_own.py").write_text("FACTOR = 3\ndef triple(x):\n    return FACTOR * x\n")
@@ -360,22 +366,20 @@ async def test_a_module_by_value(
         cloudpickle.unregister_pickle_by_value(sst_own)
 
 
-async def test_a_file_transfer_without_covalent(
-    machine: direct.Machine, without_pip: str, tmp_path: Path
-) -> None:
+async def test_a_file_transfer_without_covalent(machine: Machine, without_pip: str, far_place: There) -> None:
     """A Shutil transfer, which needs Covalent over there, says so and how to install it."""
     import covalent as ct
 
-    (tmp_path / "from").write_text("content")
-    moved = ct.fs.FileTransfer(str(tmp_path / "from"), str(tmp_path / "to"))
+    (far_place / "from").write_text("content")
+    moved = ct.fs.FileTransfer(str(far_place / "from"), str(far_place / "to"))
     before = [direct.hook(hook) for hook in moved.cp()]
     ran = await machine.run(identity, before=before, options={"python_path": without_pip})
     assert isinstance(cause(ran), errors.RemoteEnvError)
-    for word in ("127.0.0.1", "'covalent'", f"{without_pip} -m pip install covalent"):
+    for word in (machine.name, "'covalent'", f"{without_pip} -m pip install covalent"):
         assert word in failed(ran)
 
 
-async def test_a_file_transfer_with_covalent(machine: direct.Machine, tmp_path: Path) -> None:
+async def test_a_file_transfer_with_covalent(sshd: SSHServer, place: Path, tmp_path: Path) -> None:
     """A Shutil transfer works where Covalent is, and the function is given its file names."""
     import covalent as ct
 
@@ -385,7 +389,9 @@ async def test_a_file_transfer_with_covalent(machine: direct.Machine, tmp_path: 
     home = tmp_path / "home"
     home.mkdir()
     before = [direct.hook(names, retval="files"), direct.hook(transfer)]
-    ran = await machine.run(identity, before=before, options={"env": {"COVALENT_CONFIG_DIR": str(home)}})
+    # Our own Python has Covalent.
+    async with direct.machine(sshd, place, env={"COVALENT_CONFIG_DIR": str(home)}) as machine:
+        ran = await machine.run(identity, before=before)
     assert ran.value == {"files": [(str(tmp_path / "from"), str(tmp_path / "to"))]}
     assert (tmp_path / "to").read_text() == "content"
 
@@ -397,12 +403,12 @@ import json, sys
 import covalent as ct
 from covalent_sshtiming import TimingSSHExecutor
 
-here, package, python, log = sys.argv[1:]
+here, there, package, python, log = sys.argv[1:]
 sys.path.insert(0, here)
 import sst_helpers
 
 def note(word):
-    with open(f"{here}/order", "a") as file:
+    with open(f"{there}/order", "a") as file:
         file.write(word + "\\n")
     return word
 
@@ -410,7 +416,7 @@ executor = TimingSSHExecutor(python_path=python, timing_filepath=log)
 
 @ct.electron(
     executor=executor,
-    deps_bash=ct.DepsBash([f"echo bash >> {here}/order"]),
+    deps_bash=ct.DepsBash([f"echo bash >> {there}/order"]),
     deps_pip=ct.DepsPip([package]),
     deps_module=sst_helpers,
     call_before=[
@@ -436,13 +442,13 @@ print(json.dumps([str(result.status), result.result, (node["error"] or "") + (no
 """
 
 
-def test_all_hooks_at_once(dispatcher: Dispatcher, with_pip: str, tmp_path: Path) -> None:
+def test_all_hooks_at_once(dispatcher: Dispatcher, with_pip: str, tmp_path: Path, far_place: There) -> None:
     """One electron with every kind of hook works through the dispatcher as with Covalent's local executor."""
-    package = wheel(tmp_path, "sst_all", "ANSWER = 42\n")
+    package = wheel(far_place, "sst_all", "ANSWER = 42\n")
     (tmp_path / "sst_helpers.py").write_text("def triple(x):\n    return 3 * x\n")
-    log = str(tmp_path / "timing.log")
-    status, result, told = dispatch_script(dispatcher, EVERYTHING, str(tmp_path), str(package), with_pip, log)
+    arguments = map(str, (tmp_path, far_place, package, with_pip, tmp_path / "timing.log"))
+    status, result, told = dispatch_script(dispatcher, EVERYTHING, *arguments)
     assert status == "COMPLETED", told
     assert result == [42, 42, "before", ["one", "two"]]
-    order = (tmp_path / "order").read_text().split()
+    order = (far_place / "order").read_text().split()
     assert order == ["bash", "before", "one", "two", "function", "after"]

@@ -12,48 +12,49 @@ from pathlib import Path
 
 import pytest
 from support.keys import fingerprint, keygen, make_key, public
-from support.login import enter, known_file, reaching, refusal, shown_by
+from support.login import enter, known_file, name_of, port_flag, reaching, refusal, shown_by, shown_for
+from support.named import Server
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.host import knownhosts
 
 
-async def test_an_unknown_key_is_refused(home: Path, sshd: SSHServer) -> None:
+async def test_an_unknown_key_is_refused(home: Path, any_sshd: Server) -> None:
     """Strict is the default; the sentence has the fingerprint, the command and the other policy."""
-    text = await refusal(reaching(sshd, known_hosts_file=known_file(home)), errors.HostKeyUnknown)
-    assert f"no known_hosts file has its host key {shown_by(sshd)}" in text
-    assert f"run `ssh -p {sshd.port} -o UserKnownHostsFile={home}/known {sshd.host}` once" in text
+    text = await refusal(reaching(any_sshd, known_hosts_file=known_file(home)), errors.HostKeyUnknown)
+    assert f"no known_hosts file has its host key {shown_by(any_sshd)}" in text
+    assert f"run `ssh{port_flag(any_sshd)} -o UserKnownHostsFile={home}/known {any_sshd.host}` once" in text
     assert 'host_key_policy to "accept-new"' in text
     assert not (home / "known").exists()
 
 
-async def test_accept_new_records_the_key_and_then_is_strict(home: Path, sshd: SSHServer) -> None:
+async def test_accept_new_records_the_key_and_then_is_strict(home: Path, any_sshd: Server) -> None:
     """The first key goes into the user's own file, mode 0600 in 0700, as ssh would write it."""
     (home / ".ssh").rmdir()
-    section = reaching(sshd, known_hosts_file=None, host_key_policy="accept-new")
+    section = reaching(any_sshd, known_hosts_file=None, host_key_policy="accept-new")
     assert await enter(section) == "in"
     file = home / ".ssh" / "known_hosts"
     (line,) = file.read_text().splitlines()
-    assert line.split()[1:] == sshd.known_hosts_file.read_text().split()[1:3]
+    assert line.split()[1:] == any_sshd.known_hosts_file.read_text().split()[1:3]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert await enter({**section, "host_key_policy": "strict"}) == "in"
 
 
-async def test_accept_new_hashes_names_where_the_ssh_config_says_so(home: Path, sshd: SSHServer) -> None:
+async def test_accept_new_hashes_names_where_the_ssh_config_says_so(home: Path, any_sshd: Server) -> None:
     """HashKnownHosts hides the name, and the entry is found again, by ssh-keygen too."""
-    section = reaching(sshd, known_hosts_file=None, host_key_policy="accept-new")
+    section = reaching(any_sshd, known_hosts_file=None, host_key_policy="accept-new")
     (home / ".ssh/config").write_text("HashKnownHosts no\n")
     assert await enter(section) == "in"
     plain = (home / ".ssh/known_hosts").read_text()
-    assert plain.split() == sshd.known_hosts_file.read_text().split()[:3]
+    assert plain.split() == any_sshd.known_hosts_file.read_text().split()[:3]
     (home / ".ssh/known_hosts").unlink()
     (home / ".ssh/config").write_text("HashKnownHosts yes\n")
     assert await enter(section) == "in"
     file = home / ".ssh" / "known_hosts"
     _, version, salt, digest = file.read_text().split()[0].split("|")
-    name = f"[{sshd.host}]:{sshd.port}"
+    name = name_of(any_sshd)
     made = hmac.new(base64.b64decode(salt), name.encode(), "sha1").digest()
     assert (version, base64.b64decode(digest)) == ("1", made)
     assert keygen("-F", name, "-f", file) == 0
@@ -61,44 +62,45 @@ async def test_accept_new_hashes_names_where_the_ssh_config_says_so(home: Path, 
 
 
 @pytest.mark.parametrize("policy", ["strict", "accept-new"])
-async def test_a_changed_key_is_refused(home: Path, sshd: SSHServer, policy: str) -> None:
+async def test_a_changed_key_is_refused(home: Path, any_sshd: Server, policy: str) -> None:
     """Another key than the recorded one stays refused, also one of another type, with both fingerprints."""
     for kind in ("ed25519", "ecdsa"):
         other = make_key(home / kind, kind=kind)
-        (home / "known").write_text(f"[{sshd.host}]:{sshd.port} {public(other)}")
-        section = reaching(sshd, known_hosts_file=known_file(home), host_key_policy=policy)
+        (home / "known").write_text(f"{name_of(any_sshd)} {public(other)}")
+        section = reaching(any_sshd, known_hosts_file=known_file(home), host_key_policy=policy)
         text = await refusal(section, errors.HostKeyChanged)
-        assert f"it presents {shown_by(sshd)}" in text
+        assert f"it presents {shown_for(any_sshd, kind)}" in text
         assert f"known_hosts has {fingerprint(other)}" in text
-        assert f"`ssh-keygen -R '[{sshd.host}]:{sshd.port}' -f {home}/known`" in text
+        assert f"`ssh-keygen -R '{name_of(any_sshd)}' -f {home}/known`" in text
         assert len((home / "known").read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize("policy", ["strict", "accept-new", "off"])
-async def test_a_revoked_key_is_refused(home: Path, sshd: SSHServer, policy: str) -> None:
+async def test_a_revoked_key_is_refused(home: Path, any_sshd: Server, policy: str) -> None:
     """A key that is marked @revoked is refused under every policy, with its fingerprint."""
-    line = sshd.known_hosts_file.read_text()
+    line = any_sshd.known_hosts_file.read_text()
     (home / "known").write_text(f"{line}@revoked * {line.split(' ', 1)[1]}")
     text = await refusal(
-        reaching(sshd, known_hosts_file=known_file(home), host_key_policy=policy), errors.HostKeyRevoked
+        reaching(any_sshd, known_hosts_file=known_file(home), host_key_policy=policy), errors.HostKeyRevoked
     )
-    assert f"{shown_by(sshd)} is marked @revoked" in text
+    assert f"{shown_by(any_sshd)} is marked @revoked" in text
 
 
 async def test_without_checking_each_connect_warns(
-    home: Path, sshd: SSHServer, caplog: pytest.LogCaptureFixture
+    home: Path, any_sshd: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`off` lets a changed key pass, and says so at every connect, with host and fingerprint."""
     other = make_key(home / "other")
-    (home / "known").write_text(f"[{sshd.host}]:{sshd.port} {public(other)}")
-    section = reaching(sshd, known_hosts_file=known_file(home), host_key_policy="off")
+    (home / "known").write_text(f"{name_of(any_sshd)} {public(other)}")
+    section = reaching(any_sshd, known_hosts_file=known_file(home), host_key_policy="off")
     with caplog.at_level(logging.WARNING, "covalent_sshtiming"):
         assert [await enter(section), await enter(section)] == ["in", "in"]
-    shown = shown_by(sshd)
+    shown = shown_by(any_sshd)
     said = [message for message in caplog.messages if "is not checked" in message]
     assert len(said) == 2
     assert all(
-        sshd.host in message and f"presents {shown}, known_hosts has SHA256:" in message for message in said
+        any_sshd.host in message and f"presents {shown}, known_hosts has SHA256:" in message
+        for message in said
     )
 
 
@@ -170,9 +172,9 @@ def test_a_mark_is_for_the_same_names(tmp_path: Path, line: str) -> None:
         assert len([*known.keys, *known.portless, *known.revoked, *known.authorities]) == found
 
 
-async def test_accept_new_refuses_what_it_cannot_record(home: Path, sshd: SSHServer) -> None:
+async def test_accept_new_refuses_what_it_cannot_record(home: Path, any_sshd: Server) -> None:
     """A file that forgets makes every key a new one; so that is refused, naming file and setting."""
-    section = reaching(sshd, known_hosts_file="/dev/null", host_key_policy="accept-new")
+    section = reaching(any_sshd, known_hosts_file="/dev/null", host_key_policy="accept-new")
     text = await refusal(section, errors.HostKeyUnknown)
     assert "cannot be recorded in /dev/null (it is no regular file" in text
 

@@ -16,17 +16,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import toml
-from conftest import executor_settings
 from support import direct, readme
 from support.faults import noting, until
+from support.named import Server
+from support.there import There, kill, parent
 
 import covalent_sshtiming
 from covalent_sshtiming import errors, results, visit
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.timing.timings import read_log
+
+Machine = direct.Machine[There]
 
 
 @pytest.fixture
@@ -38,19 +40,24 @@ def place() -> Iterator[Path]:
 
 @pytest.fixture
 async def machine(
-    sshd: SSHServer, place: Path, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[direct.Machine]:
+    any_sshd: Server, place: Path, far_place: There, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Machine]:
     """Return a machine that covalent.conf calls gpubox, with a data directory of our own."""
-    settings = executor_settings(sshd, place / "spool")
-    conf = {name: value for name, value in settings.items() if name != "hostname"}
-    conf |= {"timing_filepath": str(place / "fetched.log"), "python_path": sys.executable}
-    table = {"hosts": {"gpubox": {"hostname": settings["hostname"]}}, **conf}
-    (place / "conf").mkdir()
-    (place / "conf" / "covalent.conf").write_text(toml.dumps({"executors": {"sshtiming": table}}))
     monkeypatch.setenv("COVALENT_CONFIG_DIR", str(place / "conf"))
     monkeypatch.setenv("XDG_DATA_HOME", str(place / "data"))
-    async with direct.machine(sshd, place, max_parallel=1) as reached:
+    async with direct.machine_at(any_sshd, place, far_place, max_parallel=1) as reached:
+        write_configuration(place, reached.settings)
         yield reached
+
+
+def write_configuration(place: Path, settings: dict[str, Any]) -> None:
+    """Write the covalent.conf that calls a machine gpubox."""
+    names = ("port", "username", "ssh_key_file", "known_hosts_file", "remote_spool", "python_path")
+    table = {name: settings[name] for name in names if name in settings}
+    table |= {"timing_filepath": str(place / "fetched.log")}
+    table |= {"hosts": {"gpubox": {"hostname": settings["hostname"]}}}
+    (place / "conf").mkdir()
+    (place / "conf" / "covalent.conf").write_text(toml.dumps({"executors": {"sshtiming": table}}))
 
 
 async def jobs(*arguments: str, answer: str = "", **more: str) -> subprocess.CompletedProcess[str]:
@@ -77,7 +84,7 @@ async def listed(*arguments: str) -> list[dict[str, Any]]:
     return found
 
 
-async def left_alone(machine: direct.Machine, function: Callable[..., Any], *args: Any, **more: Any) -> None:
+async def left_alone(machine: Machine, function: Callable[..., Any], *args: Any, **more: Any) -> None:
     """Submit a task and let go of it and of the connection, as a killed dispatcher does."""
     before = known(machine)
     gate = machine.spool.parent / f"gate-{len(before)}"
@@ -89,7 +96,7 @@ async def left_alone(machine: direct.Machine, function: Callable[..., Any], *arg
     await running
 
 
-def behind(gate: Path, function: Callable[..., Any]) -> Callable[..., Any]:
+def behind(gate: There, function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a function that waits for a file before it does its work: nobody is to see it end."""
     name = str(gate)
 
@@ -105,14 +112,14 @@ def behind(gate: Path, function: Callable[..., Any]) -> Callable[..., Any]:
     return wait
 
 
-def known(machine: direct.Machine) -> set[str]:
+def known(machine: Machine) -> set[str]:
     """Return the keys of the tasks that were accepted."""
     return {
         path.parent.name for name in ("request", "started") for path in machine.spool.glob(f"tasks/*/{name}")
     }
 
 
-async def finished(machine: direct.Machine, count: int = 1) -> None:
+async def finished(machine: Machine, count: int = 1) -> None:
     """Wait until so many tasks have their outcome on disk."""
     await until(lambda: len(list(machine.spool.glob("tasks/*/outcome"))) == count, 20)
 
@@ -131,7 +138,7 @@ def burn_and_return(seconds: float) -> Callable[[], dict[str, int]]:
     return burner
 
 
-async def test_nothing_there_is_said(machine: direct.Machine) -> None:
+async def test_nothing_there_is_said(machine: Machine) -> None:
     """A machine without a task of ours gives an empty list: a sentence for people, [] for programs."""
     ran = await jobs("gpubox")
     assert (ran.returncode, ran.stdout) == (0, "")
@@ -139,10 +146,10 @@ async def test_nothing_there_is_said(machine: direct.Machine) -> None:
     assert await listed() == []
 
 
-async def test_running_and_queued_are_listed(machine: direct.Machine, place: Path) -> None:
+async def test_running_and_queued_are_listed(machine: Machine, far_place: There) -> None:
     """A task that runs and one that waits are listed with state, age, function, node and CPU time so far."""
     await left_alone(machine, burn_and_return(30))
-    await left_alone(machine, noting(place / "second"))
+    await left_alone(machine, noting(far_place / "second"))
     await asyncio.sleep(1)
     found = {job["state"]: job for job in await listed()}
     assert set(found) == {"running", "queued"}
@@ -165,7 +172,7 @@ async def test_running_and_queued_are_listed(machine: direct.Machine, place: Pat
     assert narrow.stderr == "No room for: age, CPU, dispatch, node\n"
 
 
-async def test_the_readme_shows_what_is_printed(machine: direct.Machine, place: Path) -> None:
+async def test_the_readme_shows_what_is_printed(machine: Machine, place: Path) -> None:
     """The README's list of a finished, a running and a queued task, and a fetched result, are as printed."""
     dispatch = "0535b436-9e68-4c96-967c-0aebea09b1ac"
 
@@ -189,7 +196,7 @@ async def test_the_readme_shows_what_is_printed(machine: direct.Machine, place: 
     assert readme.shape(said) == readme.shape(readme.shown("covalent-sshtiming jobs gpubox --fetch"))
 
 
-async def test_a_result_is_fetched_once_and_read(machine: direct.Machine, place: Path) -> None:
+async def test_a_result_is_fetched_once_and_read(machine: Machine, place: Path) -> None:
     """--fetch appends the record, writes the result where load_result reads it, and the task is forgotten."""
     await left_alone(machine, burn_and_return(0.3))
     await finished(machine)
@@ -234,13 +241,15 @@ asyncio.run(main(json.loads(sys.argv[1]), sys.argv[2]))
 """
 
 
-async def test_what_a_killed_dispatcher_left_is_fetched(machine: direct.Machine, place: Path) -> None:
+async def test_what_a_killed_dispatcher_left_is_fetched(
+    machine: Machine, place: Path, far_place: There
+) -> None:
     """What a killed near process had running and waiting ends by itself, and all of it is fetched."""
     settings = {
         name: str(value) if isinstance(value, Path) else value for name, value in machine.settings.items()
     }
     near = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", KILLED, json.dumps(settings), str(place / "gate")),
+        *(sys.executable, "-c", KILLED, json.dumps(settings), str(far_place / "gate")),
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )
     try:
@@ -248,7 +257,7 @@ async def test_what_a_killed_dispatcher_left_is_fetched(machine: direct.Machine,
     finally:
         near.kill()
         await near.wait()
-    (place / "gate").touch()
+    (far_place / "gate").touch()
     await finished(machine, 3)
     ran = await jobs("gpubox", "--fetch", "all")
     assert ran.returncode == 0, ran.stderr
@@ -257,7 +266,7 @@ async def test_what_a_killed_dispatcher_left_is_fetched(machine: direct.Machine,
     assert not list(machine.spool.glob("tasks/*"))
 
 
-async def test_a_result_that_cannot_be_written_here_stays_there(machine: direct.Machine, place: Path) -> None:
+async def test_a_result_that_cannot_be_written_here_stays_there(machine: Machine, place: Path) -> None:
     """A fault of the near disk is called one, and the task can be fetched again."""
     await left_alone(machine, lambda: 1)
     await finished(machine)
@@ -272,7 +281,7 @@ async def test_a_result_that_cannot_be_written_here_stays_there(machine: direct.
     assert covalent_sshtiming.load_result(job["key"]) == 1
 
 
-async def test_a_failed_task_brings_its_error(machine: direct.Machine, place: Path) -> None:
+async def test_a_failed_task_brings_its_error(machine: Machine, place: Path) -> None:
     """--fetch of a task that raised prints its traceback and sentence, and appends its record."""
 
     def fail() -> None:
@@ -289,7 +298,9 @@ async def test_a_failed_task_brings_its_error(machine: direct.Machine, place: Pa
     assert (await jobs("gpubox", "--fetch", "all")).stderr == "Nothing there waits to be fetched.\n"
 
 
-async def test_the_files_that_a_task_has_left_come_too(machine: direct.Machine, place: Path) -> None:
+async def test_the_files_that_a_task_has_left_come_too(
+    machine: Machine, place: Path, far_place: There
+) -> None:
     """--fetch brings what the task's `fetch` named, however it ended, into a directory of its key."""
 
     def fail() -> None:
@@ -299,8 +310,9 @@ async def test_the_files_that_a_task_has_left_come_too(machine: direct.Machine, 
             file.write("no")
         raise ValueError("no such luck")
 
-    work = {"remote_workdir": str(place / "work"), "fetch": ["*.h5", "dir"]}
-    (place / "work" / "dir").mkdir(parents=True)
+    work = {"remote_workdir": str(far_place / "work"), "fetch": ["*.h5", "dir"]}
+    (far_place / "work").mkdir()
+    (far_place / "work" / "dir").mkdir()
     await left_alone(machine, fail, options=work)
     await finished(machine)
     (job,) = await listed()
@@ -315,7 +327,7 @@ async def test_the_files_that_a_task_has_left_come_too(machine: direct.Machine, 
     assert not list(machine.spool.glob("tasks/*"))
 
 
-async def test_a_killed_task_ends_with_its_children(machine: direct.Machine, place: Path) -> None:
+async def test_a_killed_task_ends_with_its_children(machine: Machine, far_place: There) -> None:
     """--kill ends a running task with all its processes, and one that waits before it begins."""
 
     def family(path: str) -> None:
@@ -326,23 +338,24 @@ async def test_a_killed_task_ends_with_its_children(machine: direct.Machine, pla
             file.write(str(child.pid))
         child.wait()
 
-    await left_alone(machine, family, str(place / "child"))
-    await left_alone(machine, noting(place / "never"))
-    await until(lambda: (place / "child").exists() and bool((place / "child").read_text()))
-    child = psutil.Process(int((place / "child").read_text()))
+    await left_alone(machine, family, str(far_place / "child"))
+    await left_alone(machine, noting(far_place / "never"))
+    await until(lambda: (far_place / "child").exists() and bool((far_place / "child").read_text()))
+    child = int((far_place / "child").read_text())
+    assert machine.alive(child)
     keys = {job["state"]: job["key"] for job in await listed()}
     for state in ("queued", "running"):
         ran = await jobs("gpubox", "--kill", keys[state])
         assert (ran.returncode, ran.stdout) == (0, "")
         assert ran.stderr.startswith(f"{keys[state][:8]} cancelled.")
-    assert not child.is_running()
-    assert not (place / "never").exists()
+    assert not machine.alive(child)
+    assert not (far_place / "never").exists()
     ran = await jobs("gpubox", "--kill", keys["running"])
     assert ran.returncode == 1
     assert "has finished already (cancelled)" in ran.stderr
 
 
-async def test_clean_removes_what_has_finished(machine: direct.Machine, place: Path) -> None:
+async def test_clean_removes_what_has_finished(machine: Machine, place: Path) -> None:
     """--clean asks, then removes finished tasks, never one that runs or waits."""
     await left_alone(machine, lambda: 1)
     await finished(machine)
@@ -357,30 +370,29 @@ async def test_clean_removes_what_has_finished(machine: direct.Machine, place: P
     assert (await jobs("gpubox", "--clean", "--yes")).stderr == "Nothing there is to be removed.\n"
 
 
-async def test_what_a_dispatcher_waits_for_is_left_to_it(machine: direct.Machine, place: Path) -> None:
+async def test_what_a_dispatcher_waits_for_is_left_to_it(machine: Machine, far_place: There) -> None:
     """A task whose dispatcher is connected is listed as waited for, and neither fetched nor removed."""
-    running = asyncio.ensure_future(machine.run(behind(place / "go", lambda: "result")))
-    await until(lambda: known(machine))
+    gate = far_place / "gate"
+    running = asyncio.ensure_future(machine.run(behind(gate, lambda: "result")))
+    await until(lambda: list(machine.spool.glob("tasks/*/started")))
     (job,) = await listed()
     assert job["watched"] is True
     assert "running (waited for)" in (await jobs("gpubox")).stdout
     ran = await jobs("gpubox", "--fetch", job["key"])
     assert ran.returncode == 1
     assert "is waited for by a dispatcher that is connected" in ran.stderr
-    (place / "go").touch()
+    gate.touch()
     assert (await running).value == "result"
     assert machine.host.connections == 1
 
 
-async def test_a_task_that_died_can_be_fetched(machine: direct.Machine, place: Path) -> None:
+async def test_a_task_that_died_can_be_fetched(machine: Machine, place: Path, far_place: There) -> None:
     """A task whose supervisor was killed is listed as killed, and its record says so."""
-    await left_alone(machine, noting(place / "ran", 60))
-    await until((place / "ran").exists)
-    worker = psutil.Process(int((place / "ran").read_text()))
-    supervisor = worker.parent()
-    assert supervisor is not None
-    supervisor.kill()
-    await until(lambda: not worker.is_running())
+    await left_alone(machine, noting(far_place / "ran", 60))
+    await until((far_place / "ran").exists)
+    worker = int((far_place / "ran").read_text())
+    kill(parent(worker, far_place), far_place)  # its supervisor
+    await until(lambda: not machine.alive(worker))
     (job,) = await listed()
     assert (job["state"], job["status"]) == ("finished", "killed")
     ran = await jobs("gpubox", "--fetch", job["key"], "--log", str(place / "other.jsonl"))
@@ -389,7 +401,7 @@ async def test_a_task_that_died_can_be_fetched(machine: direct.Machine, place: P
     assert record.status == "killed"
 
 
-async def test_tasks_of_another_version_are_listed(machine: direct.Machine, place: Path) -> None:
+async def test_tasks_of_another_version_are_listed(machine: Machine, place: Path) -> None:
     """Tasks are found on the disk, whichever agent has them, and facts that are not there are left open."""
     await left_alone(machine, lambda: 1)
     await finished(machine)
@@ -398,25 +410,22 @@ async def test_tasks_of_another_version_are_listed(machine: direct.Machine, plac
     del started["facts"]
     (directory / "started").write_text(json.dumps(started))
     for agent in machine.agents():
-        os.kill(agent, 9)
+        kill(agent, machine.spool)
     (job,) = await listed()
     assert (job["function"], job["node_id"], job["age_s"]) == ("", None, None)
     assert (await jobs("gpubox", "--fetch", job["key"])).returncode == 0
 
 
 async def test_a_machine_without_our_minor_version_is_looked_at(
-    machine: direct.Machine, sshd: SSHServer
+    sshd: SSHServer, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The list needs no Python of our minor version there, and HOST may be an address with a port."""
-    found = toml.loads(Path(os.environ["COVALENT_CONFIG_DIR"], "covalent.conf").read_text())
-    table = found["executors"]["sshtiming"]
-    table["python_path"] = other_python()
-    Path(os.environ["COVALENT_CONFIG_DIR"], "covalent.conf").write_text(toml.dumps(found))
-    ran = await jobs(f"{table['username']}@{sshd.host}:{sshd.port}")
-    assert (ran.returncode, ran.stderr) == (
-        0,
-        f"{table['username']}@{sshd.host}:{sshd.port} has no task of yours.\n",
-    )
+    monkeypatch.setenv("COVALENT_CONFIG_DIR", str(place / "conf"))
+    name = f"{sshd.username}@{sshd.host}:{sshd.port}"
+    async with direct.machine(sshd, place, python_path=other_python()) as reached:
+        write_configuration(place, reached.settings)
+        ran = await jobs(name)
+    assert (ran.returncode, ran.stderr) == (0, f"{name} has no task of yours.\n")
 
 
 def other_python() -> str:
@@ -442,7 +451,7 @@ def other_python() -> str:
     ],
 )
 async def test_what_cannot_be_done_is_said(
-    machine: direct.Machine, arguments: list[str], code: int, text: str
+    machine: Machine, arguments: list[str], code: int, text: str
 ) -> None:
     """Bad usage exits with 2, a machine that is not there with 1, each with a sentence on stderr."""
     ran = await jobs(*arguments)
@@ -534,7 +543,7 @@ def test_the_age_is_readable() -> None:
     assert seen == ["-", "5 s", "5 min", "2.5 h", "2.3 d"]
 
 
-async def test_one_result_that_cannot_come_keeps_no_other(machine: direct.Machine, place: Path) -> None:
+async def test_one_result_that_cannot_come_keeps_no_other(machine: Machine, place: Path) -> None:
     """--fetch all goes on after a result over the cap, which stays there, and exits with 1."""
     await left_alone(machine, lambda: bytes(100_000))
     await finished(machine)
@@ -553,7 +562,7 @@ async def test_one_result_that_cannot_come_keeps_no_other(machine: direct.Machin
     assert len(await listed()) == 1
 
 
-async def test_a_damaged_directory_spoils_no_list(machine: direct.Machine) -> None:
+async def test_a_damaged_directory_spoils_no_list(machine: Machine) -> None:
     """Files of a task that hold something else are shown as far as they make sense."""
     await left_alone(machine, lambda: 1)
     await finished(machine)

@@ -14,11 +14,12 @@ import pytest
 from support import direct
 from support.clients import dispatch_script
 from support.faults import through, until
+from support.named import Server
 from support.proxy import Proxy
+from support.there import There
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.dispatcher import Dispatcher
-from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.host import process
 from covalent_sshtiming.timing.timings import read_log
 
@@ -207,24 +208,28 @@ print(json.dumps([str(result.status), result.result, result.get_node_result(0)["
     no_agents(place)
 
 
-async def test_without_the_setting_the_error_stands(sshd: SSHServer, place: Path) -> None:
+async def test_without_the_setting_the_error_stands(any_sshd: Server, place: Path, far_place: There) -> None:
     """By default a task runs nowhere else than where it was sent."""
-    async with direct.machine(sshd, place) as machine:
+    async with direct.machine_at(any_sshd, place, far_place) as machine:
         ran = await machine.run(lambda: 1, options={**unreachable(), "run_local_on_ssh_fail": False})
         assert isinstance(ran.error, errors.ConnectError)
         assert [record["status"] for record in machine.records()] == ["failed"]
 
 
-async def test_an_untrusted_host_key_is_no_reason_to_run_here(sshd: SSHServer, place: Path) -> None:
+async def test_an_untrusted_host_key_is_no_reason_to_run_here(
+    any_sshd: Server, place: Path, far_place: There
+) -> None:
     """Somebody in between is reported, not covered up by a task that runs elsewhere."""
     (place / "empty").write_text("")
     options = {"known_hosts_file": str(place / "empty"), "run_local_on_ssh_fail": True}
-    async with direct.machine(sshd, place) as machine:
+    async with direct.machine_at(any_sshd, place, far_place) as machine:
         ran = await machine.run(lambda: 1, options=options)
         assert isinstance(ran.error, errors.HostKeyUnknown)
 
 
-async def test_a_task_that_was_sent_is_never_run_here(sshd: SSHServer, place: Path) -> None:
+async def test_a_task_that_was_sent_is_never_run_here(
+    any_sshd: Server, place: Path, far_place: There
+) -> None:
     """Once anything of a task has left, it is waited for, and ends in an error, not in a second run."""
 
     def function(path: str) -> None:
@@ -235,21 +240,21 @@ async def test_a_task_that_was_sent_is_never_run_here(sshd: SSHServer, place: Pa
         time.sleep(3)
 
     async with (
-        Proxy(sshd.host, sshd.port) as proxy,
-        direct.machine(sshd, place, **through(proxy, sshd, place)) as machine,
+        Proxy(any_sshd.host, any_sshd.port) as proxy,
+        direct.machine_at(any_sshd, place, far_place, **through(proxy, any_sshd, place)) as machine,
     ):
         options = {
             "run_local_on_ssh_fail": True,
             "reconnect_timeout": 0.5,
             "retry_wait_time": 0.2,
         }
-        task = asyncio.ensure_future(machine.run(function, str(place / "mark"), options=options))
-        await until((place / "mark").exists)
+        task = asyncio.ensure_future(machine.run(function, str(far_place / "mark"), options=options))
+        await until((far_place / "mark").exists)
         proxy.refuse = True
         proxy.reset()
         ran = await asyncio.wait_for(task, 20)
         assert "did not come back within 0.5 s" in str(ran.error)
-        assert (place / "mark").read_text() == "x"
+        assert (far_place / "mark").read_text() == "x"
 
 
 class Heard:

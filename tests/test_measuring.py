@@ -16,7 +16,9 @@ from typing import Any
 import pytest
 from support import direct, works
 from support.interpreters import require_interpreter
+from support.named import Server
 from support.pickles import pickled_by
+from support.there import There
 
 from covalent_sshtiming.demo.sshserver import SSHServer
 
@@ -141,6 +143,17 @@ async def test_the_main_thread(far: Far) -> None:
     assert within(0.99, found["cpu_s"], 1.05)
     assert is_whole(found)
     assert within(0, found["phase_exit_cpu_s"], 0.005)
+
+
+async def test_known_costs_on_any_machine(any_sshd: Server, place: Path, far_place: There) -> None:
+    """Half a second in the function, or in a daemon of its making, costs that on whichever machine it is."""
+    async with direct.machine_at(any_sshd, place, far_place) as machine:
+        for work, late in ((works.single_thread(0.5), 0.0), (works.double_fork(0.5), 0.45)):
+            await machine.run(lambda text: exec(text, {}), work)  # noqa: S102 - a text of ours, over there
+            found = machine.records()[-1]
+            assert found["status"] == "completed"
+            assert within(0.49, found["cpu_s"], 0.60)
+            assert found["cpu_late_s"] >= late
 
 
 @everywhere

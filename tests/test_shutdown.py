@@ -15,11 +15,12 @@ from conftest import executor_settings
 from support import direct
 from support.clients import dispatch_script
 from support.faults import through
+from support.named import Server
 from support.proxy import threaded_proxy
+from support.there import There
 
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.dispatcher import dispatcher as private_dispatcher
-from covalent_sshtiming.demo.sshserver import SSHServer
 
 # One task runs, one waits for its slot, and one is on its way: 30 MB through a slow link.
 SCRIPT = """
@@ -65,35 +66,41 @@ def stop(server: Dispatcher) -> float:
     return time.monotonic() - begun
 
 
-def held(spool: Path, name: str) -> list[Path]:
+def held(spool: There, name: str) -> list[There]:
     """Return the files of a name in the spool's task directories."""
     return list(spool.glob(f"tasks/*/{name}"))
 
 
-def stopped(sshd: SSHServer, place: Path, tasks: str, settle: Callable[[], object], **options: Any) -> float:
-    """Start tasks through a server of its own and a slow link, stop it once they are where they should be."""
-    spool, marks = place / "spool", place / "marks"
+def stopped(
+    server: Server, place: Path, far: There, tasks: str, settle: Callable[[], object], **options: Any
+) -> float:
+    """Start tasks through a dispatcher and a slow link; stop it once they are where they should be."""
+    spool, marks = far / "spool", far / "marks"
     marks.mkdir()
-    with threaded_proxy(sshd.host, sshd.port) as proxy:
+    with threaded_proxy(server.host, server.port) as proxy:
         proxy.up.bandwidth = 4e6
         table = {
-            **executor_settings(sshd, spool),
-            **through(proxy, sshd, place),
+            **executor_settings(server, spool),
+            **through(proxy, server, place),
             "max_parallel": 1,
             **options,
         }
-        with private_dispatcher(place / "home", executors={"sshtiming": table}) as server:
-            dispatch_script(server, SCRIPT, str(marks), tasks)
-            wait_for(settle, "the tasks to come to the machine")
-            return stop(server)
+        with private_dispatcher(place / "home", executors={"sshtiming": table}) as dispatcher:
+            dispatch_script(dispatcher, SCRIPT, str(marks), tasks)
+            wait_for(settle, "the tasks to come to the machine", 100)
+            return stop(dispatcher)
 
 
-def test_a_stopped_server_ends_its_tasks(sshd: SSHServer, place: Path) -> None:
+def test_a_stopped_server_ends_its_tasks(any_sshd: Server, place: Path, far_place: There) -> None:
     """What runs, what is queued and what is on its way ends within seconds of a stop, and never runs on."""
-    spool, marks = place / "spool", place / "marks"
-    tasks = '[["running", 60, 1], ["queued", 60, 1], ["coming", 60, 30000000]]'
+    spool, marks = far_place / "spool", far_place / "marks"
+    tasks = '[["running", 300, 1], ["queued", 300, 1], ["coming", 300, 30000000]]'
     seconds = stopped(
-        sshd, place, tasks, lambda: held(spool, "started") and len(list(spool.glob("tasks/*"))) == 3
+        any_sshd,
+        place,
+        far_place,
+        tasks,
+        lambda: held(spool, "started") and len(list(spool.glob("tasks/*"))) == 3,
     )
     print(f"stopped in {seconds:.1f} s")
     try:
@@ -109,13 +116,14 @@ def test_a_stopped_server_ends_its_tasks(sshd: SSHServer, place: Path) -> None:
     direct.end_agents(spool)
 
 
-def test_tasks_that_are_to_be_left_go_on(sshd: SSHServer, place: Path) -> None:
+def test_tasks_that_are_to_be_left_go_on(any_sshd: Server, place: Path, far_place: There) -> None:
     """With on_shutdown = "leave" running and queued tasks finish by themselves, and their outcomes stay."""
-    spool, marks = place / "spool", place / "marks"
+    spool, marks = far_place / "spool", far_place / "marks"
     tasks = '[["running", 4, 1], ["queued", 1, 1]]'
     stopped(
-        sshd,
+        any_sshd,
         place,
+        far_place,
         tasks,
         lambda: held(spool, "started") and len(held(spool, "request")) == 1,
         on_shutdown="leave",

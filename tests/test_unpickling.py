@@ -252,7 +252,7 @@ def test_a_result_that_acts_when_unpickled_does_not_act(near_side: dict[str, Any
     assert near_side["trapped"] is False
 
 
-def test_a_real_server_unpickles_nothing(sshd: SSHServer, spool: Path, tmp_path: Path) -> None:
+def test_a_real_server_unpickles_nothing(sshd: SSHServer, short_tmp: Path, tmp_path: Path) -> None:
     """A Covalent server in which no class can be unpickled runs workflows that use our executor."""
     site = tmp_path / "site"
     site.mkdir()
@@ -262,7 +262,7 @@ def test_a_real_server_unpickles_nothing(sshd: SSHServer, spool: Path, tmp_path:
         "sshtiming": {
             "hostname": sshd.host,
             **sshd.settings(),
-            "remote_spool": str(spool),
+            "remote_spool": str(short_tmp / "guarded"),
             "python_path": sys.executable,
         }
     }

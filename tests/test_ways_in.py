@@ -18,7 +18,8 @@ import asyncssh
 import pytest
 from support.accounts import password_sshd
 from support.keys import keygen, make_key, public, sign
-from support.login import SECRET, authorize, enter, known_file, reaching, refusal, target_of
+from support.login import SECRET, authorize, enter, known_file, name_of, reaching, refusal, target_of
+from support.named import Server
 
 from covalent_sshtiming import errors, settings
 from covalent_sshtiming.demo.sshserver import SSHServer
@@ -59,27 +60,27 @@ def key_agent(directory: Path, *keys: Path) -> Iterator[Path]:
 
 
 @pytest.fixture
-def locked(home: Path, sshd: SSHServer) -> Path:
+def locked(home: Path, any_sshd: Server) -> Path:
     """Return the server's user key, encrypted."""
     path = home / "locked"
-    path.write_bytes(sshd.key_file.read_bytes())
+    path.write_bytes(any_sshd.key_file.read_bytes())
     path.chmod(0o600)
     assert keygen("-q", "-p", "-P", "", "-N", SECRET, "-f", path) == 0
     return path
 
 
-async def test_an_encrypted_key_needs_its_passphrase(home: Path, sshd: SSHServer, locked: Path) -> None:
+async def test_an_encrypted_key_needs_its_passphrase(home: Path, any_sshd: Server, locked: Path) -> None:
     """Without one the sentence names the agent and both settings."""
-    text = await refusal(reaching(sshd, ssh_key_file=str(locked)), errors.AuthError)
+    text = await refusal(reaching(any_sshd, ssh_key_file=str(locked)), errors.AuthError)
     assert f"the key {locked} is encrypted, and no key agent has it. Run `ssh-add {locked}`" in text
     assert "ssh_key_passphrase_env or ssh_key_passphrase_file in covalent.conf" in text
 
 
 async def test_a_passphrase_from_the_environment(
-    home: Path, sshd: SSHServer, locked: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, any_sshd: Server, locked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The variable that covalent.conf names opens the key; unset and wrong are told without it."""
-    section = reaching(sshd, ssh_key_file=str(locked)) | {"ssh_key_passphrase_env": "SST_PASSPHRASE"}
+    section = reaching(any_sshd, ssh_key_file=str(locked)) | {"ssh_key_passphrase_env": "SST_PASSPHRASE"}
     text = await refusal(section, errors.ConfigError)
     assert "the environment variable that ssh_key_passphrase_env names is empty, or is not set" in text
     monkeypatch.setenv("SST_PASSPHRASE", SECRET)
@@ -90,10 +91,10 @@ async def test_a_passphrase_from_the_environment(
     assert "pony" not in text
 
 
-async def test_a_passphrase_from_a_file(home: Path, sshd: SSHServer, locked: Path) -> None:
+async def test_a_passphrase_from_a_file(home: Path, any_sshd: Server, locked: Path) -> None:
     """A file of mode 0600 opens the key; one that others can read, is absent or is empty is refused."""
     file = home / "passphrase"
-    section = reaching(sshd, ssh_key_file=str(locked), ssh_key_passphrase_file=str(file))
+    section = reaching(any_sshd, ssh_key_file=str(locked), ssh_key_passphrase_file=str(file))
     assert "cannot be read (No such file" in await refusal(section, errors.ConfigError)
     file.write_text(f"{SECRET}\n")
     file.chmod(0o640)
@@ -106,30 +107,30 @@ async def test_a_passphrase_from_a_file(home: Path, sshd: SSHServer, locked: Pat
     assert "is empty" in await refusal(section, errors.ConfigError)
 
 
-async def test_an_encrypted_key_that_the_agent_has(home: Path, sshd: SSHServer, locked: Path) -> None:
+async def test_an_encrypted_key_that_the_agent_has(home: Path, any_sshd: Server, locked: Path) -> None:
     """A named key that is encrypted is taken from the agent, and no other key of the agent's."""
     others = [make_key(home / f"other{i}") for i in range(7)]
-    with key_agent(home, *others, sshd.key_file) as socket:
-        assert await enter(reaching(sshd, ssh_key_file=str(locked), identity_agent=str(socket))) == "in"
+    with key_agent(home, *others, any_sshd.key_file) as socket:
+        assert await enter(reaching(any_sshd, ssh_key_file=str(locked), identity_agent=str(socket))) == "in"
 
 
-async def test_the_agents_keys_and_identities_only(home: Path, sshd: SSHServer) -> None:
+async def test_the_agents_keys_and_identities_only(home: Path, any_sshd: Server) -> None:
     """An agent with too many keys fails at MaxAuthTries; IdentitiesOnly leaves the one that counts."""
     others = [make_key(home / f"other{i}") for i in range(7)]
-    section = reaching(sshd, ssh_key_file=None)
-    with key_agent(home, *others, sshd.key_file) as socket:
+    section = reaching(any_sshd, ssh_key_file=None)
+    with key_agent(home, *others, any_sshd.key_file) as socket:
         (home / ".ssh/config").write_text(f"IdentityAgent {socket}\n")
         text = await refusal(section, errors.AuthError)
         assert "Too many authentication failures" in text
         assert "set IdentitiesOnly" in text
-        (home / ".ssh/id_work.pub").write_text(sshd.key_file.with_suffix(".pub").read_text())
+        (home / ".ssh/id_work.pub").write_text(Path(f"{any_sshd.key_file}.pub").read_text())
         (home / ".ssh/config").write_text(
             f"IdentityAgent {socket}\nIdentitiesOnly yes\nIdentityFile ~/.ssh/id_work.pub\n"
         )
         assert await enter(section) == "in"
         # Also where the key's own file is there, but encrypted, so that only its public half can be read.
         key = home / ".ssh/id_private"
-        key.write_bytes(sshd.key_file.read_bytes())
+        key.write_bytes(any_sshd.key_file.read_bytes())
         key.chmod(0o600)
         assert keygen("-q", "-p", "-P", "", "-N", SECRET, "-f", key) == 0
         (home / ".ssh/config").write_text(
@@ -139,29 +140,29 @@ async def test_the_agents_keys_and_identities_only(home: Path, sshd: SSHServer) 
 
 
 async def test_a_key_agent_that_is_gone_is_named(
-    home: Path, sshd: SSHServer, monkeypatch: pytest.MonkeyPatch
+    home: Path, any_sshd: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A socket that leads nowhere is named with the setting or variable that says so."""
     gone = home / "gone.sock"
-    text = await refusal(reaching(sshd, ssh_key_file=None, identity_agent=str(gone)), errors.AuthError)
+    text = await refusal(reaching(any_sshd, ssh_key_file=None, identity_agent=str(gone)), errors.AuthError)
     assert f"the key agent at {gone} (identity_agent) cannot be reached (" in text
     assert "start it, or correct identity_agent" in text
     monkeypatch.setenv("SSH_AUTH_SOCK", str(gone))
-    text = await refusal(reaching(sshd, ssh_key_file=None), errors.AuthError)
+    text = await refusal(reaching(any_sshd, ssh_key_file=None), errors.AuthError)
     assert "with no key at all was refused" in text
     assert f"the key agent at {gone} (SSH_AUTH_SOCK) cannot be reached" in text
     # A key file is enough without the agent.
-    assert await enter(reaching(sshd)) == "in"
+    assert await enter(reaching(any_sshd)) == "in"
 
 
-async def test_a_public_key_is_no_private_key(home: Path, sshd: SSHServer) -> None:
+async def test_a_public_key_is_no_private_key(home: Path, any_sshd: Server) -> None:
     """A public key as ssh_key_file is told as such, with the private one beside it."""
-    public = f"{sshd.key_file}.pub"
-    text = await refusal(reaching(sshd, ssh_key_file=public), errors.AuthError)
+    public = f"{any_sshd.key_file}.pub"
+    text = await refusal(reaching(any_sshd, ssh_key_file=public), errors.AuthError)
     assert f"{public} is a public key, or no key at all, and no key agent has its private half" in text
-    assert f"Set ssh_key_file to the private key, {sshd.key_file}." in text
-    with key_agent(home, sshd.key_file) as socket:
-        assert await enter(reaching(sshd, ssh_key_file=public, identity_agent=str(socket))) == "in"
+    assert f"Set ssh_key_file to the private key, {any_sshd.key_file}." in text
+    with key_agent(home, any_sshd.key_file) as socket:
+        assert await enter(reaching(any_sshd, ssh_key_file=public, identity_agent=str(socket))) == "in"
 
 
 @pytest.mark.parametrize("source", ["setting", "ssh config", "beside the key", "agent"])
@@ -191,19 +192,19 @@ async def test_a_user_certificate_opens_the_door(
 
 
 async def test_what_else_the_ssh_configuration_says_reaches_the_connection(
-    home: Path, sshd: SSHServer
+    home: Path, any_sshd: Server
 ) -> None:
     """Options that this package has no word for, such as Ciphers, hold as the ssh configuration has them."""
     (home / ".ssh/config").write_text("Ciphers aes192-ctr\n")
-    connection = await dial.dial(target_of(settings.resolve({}, reaching(sshd)), "3.11"))
+    connection = await dial.dial(target_of(settings.resolve({}, reaching(any_sshd)), "3.11"))
     assert connection.get_extra_info("send_cipher") == "aes192-ctr"
     connection.close()
     await connection.wait_closed()
 
 
-async def test_the_cipher_that_is_fast_comes_first(home: Path, sshd: SSHServer) -> None:
+async def test_the_cipher_that_is_fast_comes_first(home: Path, any_sshd: Server) -> None:
     """Where nobody chose a cipher, it is one that the processor has instructions for."""
-    connection = await dial.dial(target_of(settings.resolve({}, reaching(sshd)), "3.11"))
+    connection = await dial.dial(target_of(settings.resolve({}, reaching(any_sshd)), "3.11"))
     assert connection.get_extra_info("send_cipher") == "aes128-gcm@openssh.com"
     connection.close()
     await connection.wait_closed()
@@ -243,9 +244,9 @@ async def test_nobody_but_the_ssh_configuration_turns_compression_on(home: Path,
             assert "no SSH session could be agreed on" in await refusal(section, errors.ConnectError)
 
 
-async def test_a_certificate_that_is_none(home: Path, sshd: SSHServer) -> None:
+async def test_a_certificate_that_is_none(home: Path, any_sshd: Server) -> None:
     """A certificate file that cannot be used is named with its setting."""
-    section = reaching(sshd, ssh_certificate_file=str(home / "none"))
+    section = reaching(any_sshd, ssh_certificate_file=str(home / "none"))
     text = await refusal(section, errors.AuthError)
     assert f"the certificate {home / 'none'} cannot be read, or is none; correct ssh_certificate_file" in text
 
@@ -347,15 +348,15 @@ async def test_a_password_is_kept_from_a_machine_that_is_not_the_right_one(home:
 # ---- jump hosts, proxy commands, the ssh configuration
 
 
-async def test_a_jump_host(home: Path, sshd: SSHServer, gate: SSHServer) -> None:
+async def test_a_jump_host(home: Path, any_sshd: Server, gate: SSHServer) -> None:
     """Both machines are logged in to, each by its own host key; by the setting and by ProxyJump."""
-    (home / "known").write_text(sshd.known_hosts_file.read_text() + gate.known_hosts_file.read_text())
-    authorize(gate, sshd)
-    section = reaching(sshd, known_hosts_file=known_file(home))
+    (home / "known").write_text(any_sshd.known_hosts_file.read_text() + gate.known_hosts_file.read_text())
+    authorize(gate, any_sshd)
+    section = reaching(any_sshd, known_hosts_file=known_file(home))
     assert await enter({**section, "proxy_jump": f"{gate.username}@{gate.host}:{gate.port}"}) == "in"
     (home / ".ssh/config").write_text(
         f"Host bastion\n  HostName {gate.host}\n  Port {gate.port}\n  HostKeyAlias {gate.host}\n"
-        f"Host inner\n  HostName {sshd.host}\nHost *\n  ProxyJump bastion\n"
+        f"Host inner\n  HostName {any_sshd.host}\nHost *\n  ProxyJump bastion\n"
     )
     (home / "known").write_text(
         (home / "known").read_text() + f"{gate.host} {gate.known_hosts_file.read_text().split(' ', 1)[1]}"
@@ -363,65 +364,66 @@ async def test_a_jump_host(home: Path, sshd: SSHServer, gate: SSHServer) -> None
     assert await enter({**section, "hostname": "inner"}) == "in"
 
 
-async def test_a_jump_host_that_fails_is_named(home: Path, sshd: SSHServer, gate: SSHServer) -> None:
+async def test_a_jump_host_that_fails_is_named(home: Path, any_sshd: Server, gate: SSHServer) -> None:
     """An unknown key, a refused login, a closed port: each names the hop, and what lies behind it."""
-    authorize(gate, sshd)
+    authorize(gate, any_sshd)
     jump = f"{gate.host}:{gate.port}"
-    section = reaching(sshd, known_hosts_file=known_file(home), proxy_jump=jump)
-    hop = f"127.0.0.1: jump host {gate.host}: "
-    (home / "known").write_text(sshd.known_hosts_file.read_text())
+    section = reaching(any_sshd, known_hosts_file=known_file(home), proxy_jump=jump)
+    hop = f"{any_sshd.host}: jump host {gate.host}: "
+    (home / "known").write_text(any_sshd.known_hosts_file.read_text())
     text = await refusal(section, errors.HostKeyUnknown)
     assert text.startswith(f"{hop}no known_hosts file has its host key SHA256:")
     assert f"run `ssh -p {gate.port} -o UserKnownHostsFile={home}/known {gate.host}` once" in text
     (home / "known").write_text(gate.known_hosts_file.read_text())
     text = await refusal(section, errors.HostKeyUnknown)  # the inner one, now
-    assert text.startswith("127.0.0.1: no known_hosts file has its host key SHA256:")
+    assert text.startswith(f"{any_sshd.host}: no known_hosts file has its host key SHA256:")
     text = await refusal({**section, "port": 1}, errors.ConnectError)
-    assert text.startswith(f"{hop}it cannot reach 127.0.0.1 port 1 (")
+    assert text.startswith(f"{hop}it cannot reach {any_sshd.host} port 1 (")
     text = await refusal({**section, "proxy_jump": "127.0.0.1:1"}, errors.ConnectError)
-    assert text.startswith("127.0.0.1: jump host 127.0.0.1: port 1 cannot be reached")
+    assert text.startswith(f"{any_sshd.host}: jump host 127.0.0.1: port 1 cannot be reached")
 
 
-async def test_jump_hosts_in_a_circle(home: Path, sshd: SSHServer) -> None:
+async def test_jump_hosts_in_a_circle(home: Path, any_sshd: Server) -> None:
     """A chain of ProxyJump that never ends is refused with what to write."""
     (home / ".ssh/config").write_text("Host a\n  ProxyJump b\nHost b\n  ProxyJump a\n")
-    text = await refusal(reaching(sshd, hostname="a"), errors.ConfigError)
+    text = await refusal(reaching(any_sshd, hostname="a"), errors.ConfigError)
     assert "lead in a circle" in text
 
 
-async def test_a_proxy_command(home: Path, sshd: SSHServer) -> None:
+async def test_a_proxy_command(home: Path, any_sshd: Server) -> None:
     """A ProxyCommand carries the connection, its stderr aside; one that fails is told in its own words."""
     (home / "relay.py").write_text(RELAY)
     (home / ".ssh/config").write_text(
-        f"Host behind\n  HostName 127.0.0.1\n  HostKeyAlias [127.0.0.1]:{sshd.port}\n"
+        f"Host behind\n  HostName {any_sshd.host}\n  HostKeyAlias {name_of(any_sshd)}\n"
         f"  ProxyCommand {sys.executable} {home}/relay.py %h %p 2>&2\n"
         "Host broken\n  ProxyCommand echo no route to %h >&2\n"
     )
-    assert await enter(reaching(sshd, hostname="behind")) == "in"
-    text = await refusal(reaching(sshd, hostname="broken"), errors.ConnectError)
+    assert await enter(reaching(any_sshd, hostname="behind")) == "in"
+    text = await refusal(reaching(any_sshd, hostname="broken"), errors.ConnectError)
     assert "broken: the ProxyCommand of the ssh configuration ended before an SSH server answered" in text
     assert "(no route to broken)" in text
 
 
-async def test_the_ssh_configuration_as_ssh_reads_it(home: Path, sshd: SSHServer) -> None:
+async def test_the_ssh_configuration_as_ssh_reads_it(home: Path, any_sshd: Server) -> None:
     """Alias, port, Include in order, Match with exec and its tokens, and a key file that is not there."""
     (home / ".ssh/config").write_text("Include parts/*.conf\n")
     (home / ".ssh/parts").mkdir()
     (home / ".ssh/parts/1.conf").write_text(
-        f'Match originalhost build exec "test %n = build"\n  Port {sshd.port}\n  HostName 127.0.0.1\n'
+        'Match originalhost build exec "test %n = build"\n'
+        f"  Port {any_sshd.port}\n  HostName {any_sshd.host}\n"
     )
     (home / ".ssh/parts/2.conf").write_text(
         "Host build  # a comment\n  Port 1\n  HostName 127.0.0.2\n  IdentityFile ~/missing\n"
-        f"  IdentityFile {sshd.key_file}\n"
+        f"  IdentityFile {any_sshd.key_file}\n"
     )
-    section = reaching(sshd, hostname="build", port=None, ssh_key_file=None)
+    section = reaching(any_sshd, hostname="build", port=None, ssh_key_file=None)
     assert await enter(section) == "in"
     (home / ".ssh/parts/1.conf").write_text("Port many\n")
     text = await refusal(section, errors.ConfigError)
     assert f"({home}/.ssh/parts/1.conf line 1: Invalid Port integer value: many)" in text
 
 
-async def test_strict_host_key_checking_there_loosens_nothing(home: Path, sshd: SSHServer) -> None:
+async def test_strict_host_key_checking_there_loosens_nothing(home: Path, any_sshd: Server) -> None:
     """What an ssh configuration says of host key checking does not change host_key_policy."""
     (home / ".ssh/config").write_text("StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\n")
-    await refusal(reaching(sshd, known_hosts_file=None), errors.HostKeyUnknown)
+    await refusal(reaching(any_sshd, known_hosts_file=None), errors.HostKeyUnknown)

@@ -1,12 +1,14 @@
 """A private SSH server on loopback, with throwaway host and user keys in one directory.
 
 The system's OpenSSH where there is one, else an embedded asyncssh server; both run commands as the current
-user. Owns the text of sshd_config, which the demo, the tests and the Docker image share.
+user. Owns what differs between two such servers; `sshd_config`, beside this module, has what they share with
+the Docker image's.
 """
 
 from __future__ import annotations
 
 import asyncio
+import glob
 import json
 import os
 import pwd
@@ -34,20 +36,17 @@ LOOPBACK = "127.0.0.1"
 
 _START_ATTEMPTS = 5
 
-_SSHD_CONFIG = """\
+SETTINGS = Path(__file__).with_name("sshd_config")
+"""What every private sshd reads."""
+
+_OWN_SETTINGS = """\
 {options}
 Port {port}
 ListenAddress {address}
 HostKey {directory}/host_key
 AuthorizedKeysFile {directory}/authorized_keys
-AuthenticationMethods publickey
-PermitRootLogin yes
-PidFile none
-StrictModes no
-UsePAM no
-LogLevel VERBOSE
-Subsystem sftp internal-sftp
 {environment}
+Include "{shared}"
 """
 
 
@@ -83,26 +82,25 @@ def sshd_config(
     directory: str | Path,
     port: int,
     *,
-    address: str = LOOPBACK,
     options: Mapping[str, str | int] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> str:
-    """Return the text of an sshd_config.
+    """Return the text of one server's own sshd_config, which includes the shared one.
 
     Args:
         directory: where `host_key` and `authorized_keys` are.
         port: the port to listen on.
-        address: the address to listen on.
-        options: further options, such as MaxSessions; they win over those given here.
+        options: further options, such as MaxSessions; they win over ours and over the shared ones.
         environment: variables of every session, HOME and PATH among them if wanted.
     """
-    return _SSHD_CONFIG.format(
+    return _OWN_SETTINGS.format(
         # sshd takes an option's first value, so these come first.
         options="\n".join(f"{name} {value}" for name, value in (options or {}).items()),
         directory=directory,
         port=port,
-        address=address,
+        address=LOOPBACK,
         environment=_set_env(environment or {}),
+        shared=glob.escape(str(SETTINGS)),  # sshd takes the name for a pattern
     )
 
 

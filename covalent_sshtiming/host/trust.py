@@ -29,6 +29,10 @@ ACCEPT_NEW = "accept-new"
 OFF = "off"
 _SHOWN = 4  # fingerprints in one sentence
 
+# Of a machine with several keys, ssh shows and records the first of these; asyncssh would ask for RSA
+# before them.
+_LIKED = (b"ssh-ed25519", b"ecdsa-sha2-nistp256", b"ecdsa-sha2-nistp384", b"ecdsa-sha2-nistp521")
+
 _log = logging.getLogger(__name__)
 
 
@@ -47,9 +51,11 @@ class Judge:
         """The host key algorithms to ask for: those of known keys first, but not only those.
 
         A machine that now has none of them has changed, and has to be told from one with another
-        protocol. Certificates are asked for where an authority is known and counts, and only there.
+        protocol. A key that is on record and revoked is asked for too, before those that are not.
+        Certificates are asked for where an authority is known and counts, and only there.
         """
-        known = [name for key in self._known.trusted for name in key.sig_algorithms]
+        recorded = [*self._known.trusted, *self._known.keys]
+        known = [*(name for key in recorded for name in key.sig_algorithms), *_LIKED]
         certified = self._known.authorities and self._target.host_key_policy != OFF
         names = get_default_certificate_algs() if certified else []
         return [name.decode() for name in dict.fromkeys([*names, *known, *get_default_public_key_algs()])]

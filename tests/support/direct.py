@@ -4,6 +4,8 @@
         ran = await machine.run(function, 1, before=[...], name="kwarg")
         assert ran.value == 2
 
+`machine_at` is the same for a server that may be on another machine.
+
 A function that runs there has to be a lambda or one defined inside another: Covalent pickles those by
 value, and those of a test module by their name, which the far side does not know.
 
@@ -27,13 +29,17 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, cast
 
 import psutil
+from typing_extensions import TypeVar
 
 from covalent_sshtiming.demo.processes import private_environment
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.remote import places
+from support import there
+from support.named import Server
+from support.there import FarPath, There
 
 
 @contextmanager
@@ -81,6 +87,9 @@ __all__ = [
 
 _nodes = itertools.count()
 
+# Where a machine's files are: here, unless a test says that they may be elsewhere.
+P = TypeVar("P", bound=There, default=Path)
+
 
 @dataclass(frozen=True)
 class Ran:
@@ -100,11 +109,11 @@ class Ran:
 
 
 @dataclass(frozen=True)
-class Machine:
+class Machine(Generic[P]):
     """A way to one SSH server: its settings, its spool there and its timing log here."""
 
     settings: dict[str, Any]
-    spool: Path
+    spool: P
     log: Path
     kind: Callable[..., TimingBase] = TimingSSHExecutor
 
@@ -156,6 +165,11 @@ class Machine:
         return Ran(result, executor.task_stdout.getvalue(), executor.task_stderr.getvalue(), error)
 
     @property
+    def name(self) -> str:
+        """What the executor calls the machine."""
+        return str(self.settings["hostname"])
+
+    @property
     def host(self) -> Host:
         """The only warm host of the running loop."""
         (host,) = pool.hosts()
@@ -169,6 +183,10 @@ class Machine:
     def agents(self) -> set[int]:
         """Return the process ids of the agents that live in the spool."""
         return agents(self.spool)
+
+    def alive(self, pid: int) -> bool:
+        """Tell whether a process lives there, zombies not counted."""
+        return there.alive(pid, self.spool)
 
 
 def transportable(value: Any) -> Any:
@@ -190,7 +208,7 @@ def hook(
 
 @asynccontextmanager
 async def machine(server: SSHServer, directory: Path, **options: Any) -> AsyncIterator[Machine]:
-    """Reach a server with a spool and a log of one's own; on leaving, connections and agents are gone.
+    """Reach a server of ours with a spool and a log of its own; on leaving, connections and agents are gone.
 
     Args:
         server: a running private SSH server.
@@ -198,25 +216,36 @@ async def machine(server: SSHServer, directory: Path, **options: Any) -> AsyncIt
         options: settings of the executor. By default `python_path` is this very Python and the agent
             lives 5 seconds longer than its last task; "" takes a default away.
     """
-    settings = {"hostname": server.host, **server.settings(), "python_path": sys.executable, **options}
-    async with _reached(directory, TimingSSHExecutor, settings) as reached:
+    async with machine_at(server, directory, directory, **options) as reached:
+        yield reached
+
+
+@asynccontextmanager
+async def machine_at(server: Server, directory: Path, far: P, **options: Any) -> AsyncIterator[Machine[P]]:
+    """Reach a server that may be on another machine, where the spool goes into the directory `far`.
+
+    There the Python is what the server's own settings say, or else found by the executor.
+    """
+    python = {} if isinstance(far, FarPath) else {"python_path": sys.executable}
+    settings = {"hostname": server.host, **python, **server.settings(), **options}
+    async with _reached(directory, far, TimingSSHExecutor, settings) as reached:
         yield reached
 
 
 @asynccontextmanager
 async def here(directory: Path, **options: Any) -> AsyncIterator[Machine]:
     """Run on this machine by TimingExecutor, as `machine` does by SSH."""
-    async with _reached(directory, TimingExecutor, options) as reached:
+    async with _reached(directory, directory, TimingExecutor, options) as reached:
         yield reached
 
 
 @asynccontextmanager
 async def _reached(
-    directory: Path, kind: Callable[..., TimingBase], options: Mapping[str, Any]
-) -> AsyncIterator[Machine]:
+    directory: Path, far: P, kind: Callable[..., TimingBase], options: Mapping[str, Any]
+) -> AsyncIterator[Machine[P]]:
     home = directory / "near"
     home.mkdir(parents=True, exist_ok=True)
-    spool, log = directory / "spool", directory / "timing.log"
+    spool, log = cast("P", far / "spool"), directory / "timing.log"
     settings = {"remote_spool": str(spool), "timing_filepath": log, "idle_timeout": 5, **options}
     reached = Machine(settings, spool, log, kind)
     with _environment({"HOME": str(home)}):
@@ -235,13 +264,18 @@ def _living(path: Path) -> int | None:
     return None
 
 
-def agents(spool: Path) -> set[int]:
+def agents(spool: There) -> set[int]:
     """Return the process ids of the agents that live in a spool."""
+    if isinstance(spool, FarPath):
+        return there.far_agents(spool)
     return set(filter(None, map(_living, spool.glob("agents/*.pid"))))
 
 
-def end_agents(spool: Path) -> None:
+def end_agents(spool: There) -> None:
     """Kill the agents of a spool, with the supervisors that wait ahead, and wait until they are gone."""
+    if isinstance(spool, FarPath):
+        there.far_agents(spool, signal.SIGKILL)
+        return
     living, family = [], []
     for pid in agents(spool):
         with suppress(psutil.NoSuchProcess):  # an idle one may go by itself meanwhile

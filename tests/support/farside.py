@@ -32,6 +32,7 @@ from covalent_sshtiming.host import bootstrap
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.remote import places, wire
 from support import direct
+from support.there import alive
 
 PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 WAIT_S = 15.0
@@ -51,13 +52,6 @@ def until(condition: Callable[[], Any], what: str) -> Any:
             return found
         time.sleep(0.01)
     raise AssertionError(f"waited {WAIT_S} s for {what}")
-
-
-def alive(pid: int) -> bool:
-    """Tell whether a process lives, zombies not counted."""
-    with suppress(psutil.NoSuchProcess):
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 @dataclass

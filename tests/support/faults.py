@@ -23,13 +23,15 @@ from covalent_sshtiming.electron import ResultBuilder
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.host.task import Outcome, Request
 from covalent_sshtiming.remote import places
-from support import direct, farside
+from support import direct, farside, there
+from support.named import Server
 from support.proxy import Proxy
+from support.there import There
 
 CAP = 1 << 30
 
 
-def known_through(proxy: Proxy, server: SSHServer, place: Path) -> Path:
+def known_through(proxy: Proxy, server: Server, place: Path) -> Path:
     """Write a known_hosts file that knows a server by a proxy's port, and return it."""
     known = place / f"known_hosts-{proxy.port}"
     key = server.known_hosts_file.read_text().split(" ", 1)[1]
@@ -37,10 +39,15 @@ def known_through(proxy: Proxy, server: SSHServer, place: Path) -> Path:
     return known
 
 
-def through(proxy: Proxy, server: SSHServer, place: Path) -> dict[str, Any]:
+def through(proxy: Proxy, server: Server, place: Path) -> dict[str, Any]:
     """Return the settings that reach a server through a proxy, whose port known_hosts has to name."""
     known = known_through(proxy, server, place)
-    return {"port": proxy.port, "known_hosts_file": str(known), "retry_wait_time": 1}
+    return {
+        "hostname": proxy.host,
+        "port": proxy.port,
+        "known_hosts_file": str(known),
+        "retry_wait_time": 1,
+    }
 
 
 async def until(condition: Callable[[], object], seconds: float = 15, what: str = "it") -> None:
@@ -51,7 +58,7 @@ async def until(condition: Callable[[], object], seconds: float = 15, what: str 
         await asyncio.sleep(0.01)
 
 
-def noting(path: Path, seconds: float = 0.0) -> Callable[..., Any]:
+def noting(path: There, seconds: float = 0.0) -> Callable[..., Any]:
     """Return a function that appends its process id to a file, sleeps and returns its argument."""
     name = str(path)
 
@@ -149,7 +156,7 @@ def _named(process: psutil.Process, word: str) -> bool:
 
 def living(pids: list[int]) -> list[int]:
     """Return those that live, zombies not counted."""
-    return [pid for pid in pids if farside.alive(pid)]
+    return [pid for pid in pids if there.alive(pid)]
 
 
 def kill(*pids: int) -> None:
