@@ -22,7 +22,7 @@ def context() -> dict[str, Any]:
         "os": names.get("PRETTY_NAME", platform.system()).strip('"'),
         "kernel": platform.release(),
         "cpu_model": facts.cpu_model(),
-        "cores": facts.usable_cpus(),
+        "cores": len(facts.usable_cpus()),
         "is_virtual": " hypervisor" in _read("/proc/cpuinfo"),
         "load_1m": os.getloadavg()[0],
     }

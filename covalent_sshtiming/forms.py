@@ -17,6 +17,7 @@ from covalent_sshtiming.remote import names
 _SHELL = "'`\"$\\\\;&<>|(){}*?#!~"
 # With these a name would be several, or another one's, in the known_hosts line that `accept-new` writes.
 _LISTS = r",\[\]"
+_FAR_PATH_MAX = 1000
 
 
 def host_name(value: str) -> str:
@@ -77,6 +78,20 @@ def variable(value: str) -> str:
     """Check the name of an environment variable, where somebody might write its value."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
         raise ValueError("write the name of an environment variable of the server's, not the secret itself")
+    return value
+
+
+def device(value: str) -> str:
+    """Check the name of a GPU, as CUDA_VISIBLE_DEVICES has it."""
+    if not re.fullmatch(r"[A-Za-z0-9_/.:-]{1,100}", value):
+        raise ValueError("write the index or the UUID of one GPU in each text, as `nvidia-smi -L` shows them")
+    return value
+
+
+def far_directory(value: str) -> str:
+    """Check a path on the machine that is no place relative to another."""
+    if not value.startswith(("/", "~/")) or len(value) > _FAR_PATH_MAX:
+        raise ValueError("write an absolute path, or one that begins with ~/")
     return value
 
 

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 from covalent_sshtiming.forms import (
     agent_socket,
     conda_environment,
+    device,
+    far_directory,
     file_pattern,
     host_name,
     jump_hosts,
@@ -162,6 +164,25 @@ class Settings:
         server_only=True,
     )
     max_parallel: int = _row(0, "Tasks at once there; else as many as there are CPUs for them", "tasks")
+    cpus_per_task: int = _row(0, "CPUs that each task takes, and has threads for; else one", "CPUs")
+    cpu_affinity: bool = _row(False, "Hold each task to the CPUs that it has taken")
+    slots_dir: str = _row(
+        "", "Directory there by which several users share CPUs and devices", check=far_directory
+    )
+    gpus_per_task: int = _row(0, "GPUs that each task has to itself", "GPUs")
+    gpus: Sequence[str] = _row(
+        None,
+        "GPUs there to hand out; else those of `CUDA_VISIBLE_DEVICES` there, else all",
+        check=device,
+    )
+    slot_env: Mapping[str, Sequence[str]] = _row(
+        None, "Variables, each with values of which a task has one to itself; tables add up"
+    )
+    isolation: str = _row(
+        "fork",
+        "`fork` is quick; `spawn` gives each task a fresh interpreter",
+        check=one_of("fork", "spawn"),
+    )
     connect_timeout: float = _row(20, "Longest wait for a connection", "seconds")
     max_connection_attempts: int = _ssh(5, "Attempts to connect before the task fails", "attempts", low=1)
     retry_wait_time: float = _ssh(5, "Longest wait between two attempts", "seconds")

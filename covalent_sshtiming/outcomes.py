@@ -55,14 +55,19 @@ def clean(value: object, limit: int = _TEXT_MAX) -> str:
     return "".join(c for c in text if c.isprintable() or c in "\n\t")
 
 
-def error_of(outcome: Outcome, host: str, function: str) -> errors.TaskError | None:
-    """Word what ended a task on `host`; None for one that completed or was cancelled."""
+def error_of(outcome: Outcome, host: str, function: str) -> errors.SSHTimingError | None:
+    """Word what ended a task on `host`; None for one that completed or was cancelled.
+
+    All but one are a TaskError: what the machine has not got for a task keeps that from starting.
+    """
     if outcome.ended.get("status") in ("completed", "cancelled"):
         return None
     told = outcome.ended.get("error")
     told = told if isinstance(told, Mapping) else {}
     kind, phase = clean(told.get("class"), _WORD_MAX), clean(told.get("phase"), _WORD_MAX)
     text, trace = clean(told.get("text")) or _NO_WORDS, clean(told.get("traceback"), _TRACEBACK_MAX)
+    if kind == "RemoteEnvError" and phase == "queue":
+        return errors.RemoteEnvError(f"{host}: {function} {text}.")
     if kind == "RemoteEnvError":
         return StartedEnvError(_missing(outcome, host, function, told, text), trace)
     if kind == "TransferError" and told.get("files"):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from covalent_sshtiming import forms, settings
+from covalent_sshtiming import forms, resources, settings
 from covalent_sshtiming.electron import Call
 from covalent_sshtiming.errors import ConfigError
 from covalent_sshtiming.host.target import Target
@@ -90,12 +90,14 @@ def request_of(
     Raises:
         ConfigError: env_from names a variable that is not there.
     """
+    env = settings.passed_on(found, os.environ)
     spec: dict[str, Any] = {
         "dispatch_id": task[0],
         "node_id": task[1],
         "workdir": found.remote_workdir,
         "unique": found.create_unique_workdir,
-        "env": settings.passed_on(found, os.environ),
+        "env": env,
+        "isolation": resources.isolation(found.isolation, env),
         "max_result_bytes": found.max_result_bytes,
     }
     head = {
@@ -110,6 +112,7 @@ def request_of(
         "linger": found.linger,
         "memory_limit": found.memory_limit,
         "process_limit": found.process_limit,
+        **resources.needs(found, call.kind),
     }
     if sent:
         spec["send"] = [local.described() for local in sent]

@@ -16,13 +16,14 @@ import logging
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import toml  # Covalent's own parser: Python 3.10 has no tomllib
 
+from covalent_sshtiming import resources
 from covalent_sshtiming.errors import ConfigError
 from covalent_sshtiming.options import (
     ARGUMENT,
@@ -49,6 +50,9 @@ _MACHINE = (
     "remote_spool",
     "remote_workdir",
     "max_parallel",
+    "slots_dir",
+    "gpus",
+    "slot_env",
 )
 _SETUP_MAX = 4096  # bytes of all set-up commands, which travel in the command line
 
@@ -175,7 +179,8 @@ def _values(layers: Sequence[_Layer]) -> dict[str, Any]:
     """Find every setting in these layers, and put those right that have more than one way to be said."""
     _speak_of_foreign(layers)
     values = {name: _first(name, layers) for name in SETTINGS}
-    values["env"] = _merged_env(layers)
+    values["env"] = _merged("env", layers, _check_variable)
+    values["slot_env"] = _merged("slot_env", layers, _check_devices)
     values["env_from"] = tuple(
         dict.fromkeys(name for layer in layers for name in _first("env_from", [layer]) or ())
     )
@@ -187,6 +192,7 @@ def _values(layers: Sequence[_Layer]) -> dict[str, Any]:
         values["max_connection_attempts"] = 1
     if values["time_limit"] is not None and values["time_limit"] <= 0:
         values["time_limit"] = None
+    resources.check(values)
     return values
 
 
@@ -309,20 +315,30 @@ def _first(name: str, layers: Sequence[_Layer]) -> Any:
     return option.default
 
 
-def _merged_env(layers: Sequence[_Layer]) -> dict[str, str]:
-    merged: dict[str, str] = {}
+def _merged(option: str, layers: Sequence[_Layer], check: Callable[[str, Any, str], None]) -> dict[str, Any]:
+    """Add up the tables of variables that these layers have; of one variable the first layer's counts."""
+    merged: dict[str, Any] = {}
     for layer in reversed(layers):
-        for name, value in (_first("env", [layer]) or {}).items():
-            _check_variable(name, value, layer.where)
+        for name, value in (_first(option, [layer]) or {}).items():
+            if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+                fix = "use letters, digits and _, with no digit in front"
+                raise _refusal(f"{option}[{name!r:.80}]", layer.where, "does not name a variable", fix)
+            check(name, value, layer.where)
             merged[name] = value
     return merged
 
 
-def _check_variable(name: Any, value: Any, where: str) -> None:
-    """Check one variable; the message never shows the value, which may be a secret."""
-    if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        fix = "use letters, digits and _, with no digit in front"
-        raise _refusal(f"env[{name!r:.80}]", where, "does not name a variable", fix)
+def _check_devices(name: str, values: Any, where: str) -> None:
+    try:
+        resources.check_values(values)
+    except ValueError as error:
+        raise _refusal(f"slot_env.{name}", where, f"is {values!r:.80}", str(error)) from error
+    for value in values:
+        _check_characters(f"slot_env.{name}", value, where)
+
+
+def _check_variable(name: str, value: Any, where: str) -> None:
+    """Check one variable of a task; the message never shows the value, which may be a secret."""
     if not isinstance(value, str):
         raise _refusal(f"env.{name}", where, f"is of type {type(value).__name__}", "write text in quotes")
     _check_characters(f"env.{name}", value, where)

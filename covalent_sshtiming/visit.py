@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from covalent_sshtiming import outcomes, settings
-from covalent_sshtiming.errors import ConfigError, TaskDied, TaskError
+from covalent_sshtiming.errors import ConfigError, SSHTimingError, TaskDied
 from covalent_sshtiming.fetched import Wanted
 from covalent_sshtiming.fetching import Fetching
 from covalent_sshtiming.host import pool
@@ -136,7 +136,7 @@ class Visit:
         await asyncio.to_thread(self._log.check_writable)
         file = ResultFile(job.key, self._settings.max_result_bytes)
         left = self._fetching(job)
-        error: TaskError | None
+        error: SSHTimingError | None
         path = None
         try:
             outcome = await self._host.attach(job.key, file, left)
@@ -155,10 +155,11 @@ class Visit:
         except OSError as cause:
             raise ConfigError(f"{cause}; the task stays there until it is fetched again.") from cause
         await self.forget([job])
-        trace = f"{error.traceback.rstrip()}\n" if error is not None and error.traceback else ""
+        trace = str(getattr(error, "traceback", "")).rstrip()
+        told = f"{trace}\n{error}" if trace else str(error or "")
         said = brought.warnings(self._settings.host_label, completed=False)
         files = brought.directory if brought.files else None
-        return Brought(path, f"{trace}{error}" if error else "", self._log.path, files, said)
+        return Brought(path, told, self._log.path, files, said)
 
     def _fetching(self, job: Job) -> Fetching:
         """Make ready for the files that a task has left; which were asked for, only the machine knows."""

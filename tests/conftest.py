@@ -22,6 +22,7 @@ import psutil
 import pytest
 from support import direct, leftovers
 from support.farside import PYTHON, FarSide
+from support.gpus import GPUs
 from support.keys import make_key, sign
 from support.named import NamedError, NamedServer, Server, is_named, named_server
 from support.there import FarPath, There
@@ -208,6 +209,16 @@ def short_place() -> Iterator[Path]:
     """Return a directory of one test whose path is short enough for a socket in it."""
     with tempfile.TemporaryDirectory(prefix="sp-", dir="/tmp", ignore_cleanup_errors=True) as name:
         yield Path(name)
+
+
+@pytest.fixture
+def four_gpus(short_place: Path, monkeypatch: pytest.MonkeyPatch) -> GPUs:
+    """Return a machine with four GPUs, which this process's far sides see."""
+    made = GPUs(short_place / "gpus", 4)
+    for name, value in made.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    return made
 
 
 # A user id with no process but ours, another one for each of pytest-xdist's workers: they count what it has.

@@ -110,11 +110,17 @@ class Far:
         return record
 
 
+@pytest.fixture(params=["fork", pytest.param("spawn", marks=pytest.mark.accuracy)])
+def isolation(request: pytest.FixtureRequest) -> str:
+    """Return how the tasks are isolated; tests/test_spawn.py has a few of spawned ones for each run."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def far(minor: str, sshd: SSHServer, place: Path) -> AsyncIterator[Far]:
+async def far(minor: str, isolation: str, sshd: SSHServer, place: Path) -> AsyncIterator[Far]:
     """Return a far side of the Python that the test asks for."""
     python = sys.executable if minor == OWN else str(require_interpreter(minor))
-    async with direct.machine(sshd, place, python_path=python) as machine:
+    async with direct.machine(sshd, place, python_path=python, isolation=isolation) as machine:
         yield Far(machine, python)
 
 

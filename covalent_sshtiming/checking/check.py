@@ -88,9 +88,18 @@ class _Check:
 
     def __init__(self, walk: Walk, found: Settings) -> None:
         self._walk = walk
-        self._most = found.max_parallel
-        # A task of ours queues behind nobody's, and has an end.
-        self._settings = replace(found, max_parallel=_BESIDE, time_limit=TASK_SECONDS)
+        self._asked = found
+        # A task of ours queues behind nobody's, needs nothing that others have, and has an end.
+        self._settings = replace(
+            found,
+            max_parallel=_BESIDE,
+            time_limit=TASK_SECONDS,
+            cpus_per_task=0,
+            cpu_affinity=False,
+            gpus_per_task=0,
+            slot_env={},
+            slots_dir="",
+        )
         target = target_of(found, _PYTHON, local=False)
         # One attempt, because somebody is watching; and a machine that goes is not waited for.
         self._target = replace(target, attempts=1, reconnect_timeout=target.connect_timeout)
@@ -157,7 +166,12 @@ class _Check:
         error = record.clock_offset_err_s
         trip = None if error is None else 2 * error
         self._walk.done("clock", words.of_clock(record), seconds=trip)
-        self._walk.done("cores", words.of_cores(record, self._most))
+        cores, wanted = record.cores_available, self._asked.cpus_per_task
+        if cores and wanted > cores:
+            raise RemoteEnvError(
+                f"{self._target}: cpus_per_task is {wanted}, and there are {cores} CPUs; ask for fewer."
+            )
+        self._walk.done("cores", words.of_cores(record, self._asked))
         self._walk.done("round trip", f"the quickest of {_PINGS} or so", seconds=trip)
         if told.get("sum") != sum(number * number for number in range(checkup.ROUNDS)):
             raise TaskDied(f"{self._target}: the trial task reckoned wrong; look at that machine's hardware.")

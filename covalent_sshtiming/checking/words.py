@@ -10,6 +10,7 @@ from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.sshconfig import Way
 from covalent_sshtiming.host.target import OPENSSH, Target
 from covalent_sshtiming.options import Settings
+from covalent_sshtiming.remote import needs
 from covalent_sshtiming.timing import units
 from covalent_sshtiming.timing.record import TimingRecord
 
@@ -112,13 +113,14 @@ def of_clock(record: TimingRecord) -> str:
     return f"{units.duration(abs(offset))} {where} ours, give or take {units.duration(error)}"
 
 
-def of_cores(record: TimingRecord, most: int) -> str:
-    """Say how many there are for tasks, and how many tasks run at once; `most` is max_parallel."""
+def of_cores(record: TimingRecord, found: Settings) -> str:
+    """Say how many there are for tasks, and how many tasks with these settings run at once."""
     cores = record.cores_available
     model = f" ({printable(record.cpu_model, 60)})" if record.cpu_model else ""
     quota = f", a group's quota is {record.cpu_quota_cores:g}" if record.cpu_quota_cores else ""
-    slots = most or cores
-    return f"{cores or 'not known'}{model}{quota}; at most {slots or 'as many'} tasks at once"
+    asked = needs.of({"max_parallel": found.max_parallel, "cpus_per_task": found.cpus_per_task})
+    most = asked.slots(cores or 0) // max(1, asked.cpus)
+    return f"{cores or 'not known'}{model}{quota}; at most {most or 'as many'} tasks at once"
 
 
 def of_work(record: TimingRecord) -> str:

@@ -41,7 +41,9 @@ class Agent:
         self._selector = selectors.DefaultSelector()
         self._connections: "set[Connection]" = set()
         self._crew = crew.Crew(base, mask)
-        self._foreman = Foreman(base, name, self._facts, self._crew, self._selector, self._deliver)
+        self._foreman = Foreman(
+            base, name, self._facts, facts.usable_cpus(), self._crew, self._selector, self._deliver
+        )
         self._desk = Desk(self._foreman, name, self._drop_older)
         self._busy_at = self._pinged = self._looked = time.monotonic()
         self._expire_at = self._refill_at = self._thin_out_at = 0.0
@@ -110,7 +112,7 @@ class Agent:
             return
         self._warm = True
         worker.rehearsed_request()  # for the workers, which inherit it, and cloudpickle with it
-        _let_installed_modules_come_first()
+        worker.let_installed_modules_come_first()
         gc.freeze()
 
     def _ping(self, now: float) -> None:
@@ -222,12 +224,6 @@ def _receive_streams(link: socket.socket, streams: "array.array[int]") -> None:
         raise OSError("no streams")
     link.send(b"T")
     link.setblocking(False)
-
-
-def _let_installed_modules_come_first() -> None:
-    """Move our archive to the end of the path: what is installed here wins for the user's code."""
-    place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    sys.path[:] = [path for path in sys.path if path != place] + [place]
 
 
 def serve(base: str, name: str, path: str, mask: int, tell: int) -> None:

@@ -1,22 +1,20 @@
-"""The backlog: tasks that wait for a slot, fair between dispatches, and the slots themselves.
+"""The backlog: tasks that wait for what they need, fair between dispatches.
 
-A slot is a numbered lock file per remote user, so all agents of that user share them; a task
-with `max_parallel` m may hold only slots 0 to m-1. The agent takes the lock and hands its
-descriptor to the supervisor, which holds it for as long as the task lives.
+A dispatch has a queue for each kind of need, so that a task that waits for a GPU does not hold up those
+of its dispatch that need none.
 """
 
-import os
 from collections import OrderedDict, deque
-from typing import Any, Deque, Dict, Iterator, List, Optional
+from typing import Any, Deque, Dict, Iterator
 
-from . import places
+from .needs import Needs
 
 
 class Backlog:
-    """Waiting tasks: one queue a dispatch, served in turn."""
+    """Waiting tasks: the dispatches are served in turn, and so are the needs of each."""
 
     def __init__(self) -> None:
-        self._queues: "OrderedDict[str, Deque[Dict[str, Any]]]" = OrderedDict()
+        self._queues: "OrderedDict[str, OrderedDict[Needs, Deque[Dict[str, Any]]]]" = OrderedDict()
         self._keys: "set[str]" = set()
 
     def __len__(self) -> int:
@@ -26,59 +24,40 @@ class Backlog:
         return key in self._keys
 
     def add(self, head: "Dict[str, Any]") -> None:
-        """Queue a task behind the others of its dispatch; twice is once."""
+        """Queue a task behind those of its dispatch that need the same; twice is once."""
         if head["key"] not in self._keys:
             self._keys.add(head["key"])
-            self._queues.setdefault(str(head.get("dispatch_id")), deque()).append(head)
+            queues = self._queues.setdefault(_dispatch(head), OrderedDict())
+            queues.setdefault(head["needs"], deque()).append(head)
 
     def remove(self, key: str) -> None:
         """Take a task out, wherever it stands."""
         self._keys.discard(key)
-        for name, queue in list(self._queues.items()):
-            kept = deque(head for head in queue if head["key"] != key)
-            if kept:
-                self._queues[name] = kept
-            else:
+        for name, queues in list(self._queues.items()):
+            for needs, queue in list(queues.items()):
+                queues[needs] = deque(head for head in queue if head["key"] != key)
+                if not queues[needs]:
+                    del queues[needs]
+            if not queues:
                 del self._queues[name]
 
     def fronts(self) -> "Iterator[Dict[str, Any]]":
-        """Yield the first task of each dispatch, in the order of whose turn it is."""
-        for queue in list(self._queues.values()):
-            yield queue[0]
+        """Yield the first task of each queue, in the order of whose turn it is."""
+        for queues in list(self._queues.values()):
+            for queue in list(queues.values()):
+                yield queue[0]
 
     def started(self, head: "Dict[str, Any]") -> None:
-        """Take a front task out, and let the other dispatches come before its own."""
-        name = str(head.get("dispatch_id"))
-        queue = self._queues.pop(name)
+        """Take a front task out, and let the other dispatches, and its own's other needs, come first."""
+        queues = self._queues.pop(_dispatch(head))
+        queue = queues.pop(head["needs"])
         queue.popleft()
         self._keys.discard(head["key"])
         if queue:
-            self._queues[name] = queue
+            queues[head["needs"]] = queue
+        if queues:
+            self._queues[_dispatch(head)] = queues
 
 
-class Slots:
-    """The slots that our own supervisors hold; whether others hold one, only its lock tells."""
-
-    def __init__(self, base: str, default: int) -> None:
-        self._room = os.path.join(base, "slots")
-        self._default = default
-        self._ours: "Dict[int, str]" = {}
-
-    def take(self, key: str, most: int) -> "Optional[List[int]]":
-        """Return the descriptors of the locks that `key` now holds, or None if all are taken."""
-        for number in range(most if most > 0 else self._default):
-            if number in self._ours:
-                continue
-            try:
-                handle = places.try_lock(os.path.join(self._room, str(number)))
-            except OSError:  # no descriptor to be had just now
-                return None
-            if handle is not None:
-                self._ours[number] = key
-                return [handle]
-        return None
-
-    def free(self, key: str) -> None:
-        """Note that the supervisor of `key` has let its slots go."""
-        for number in [number for number, holder in self._ours.items() if holder == key]:
-            del self._ours[number]
+def _dispatch(head: "Dict[str, Any]") -> str:
+    return str(head.get("dispatch_id"))

@@ -2,13 +2,15 @@
 
 Owns its layout: when each phase began and what had been used by then, what else of the task there was when
 the call began, and the worker's report. All but the report is known of a task that is killed too. It takes
-no descriptor that a function could close and no disk that could be full.
+no descriptor while a function runs, which could close it, and no disk, which could be full.
 """
 
 import json
 import math
 import mmap
+import os
 import struct
+import tempfile
 from typing import Any, Dict, Iterable, NamedTuple, Optional
 
 PHASES = ("start", "before", "load", "call", "after", "dump", "exit")
@@ -51,10 +53,18 @@ def _is_finite(values: "Iterable[float]") -> bool:
 
 
 class Board:
-    """Zeros at first; a fork shares it."""
+    """Zeros at first; a fork shares it, and so does a program that is handed `handle`.
 
-    def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, SIZE)
+    Whoever no longer hands it on closes `handle` by `keep_to_ourselves`.
+    """
+
+    def __init__(self, handle: "Optional[int]" = None) -> None:
+        self.handle = _memory_file() if handle is None else handle
+        self._memory = mmap.mmap(self.handle, SIZE)
+
+    def keep_to_ourselves(self) -> None:
+        """Close the descriptor; the memory stays."""
+        os.close(self.handle)
 
     def begin(self, phase: str, mark: Mark) -> None:
         """Leave a phase's first mark."""
@@ -121,3 +131,14 @@ class Board:
     def close(self) -> None:
         """Let the memory go."""
         self._memory.close()
+
+
+def _memory_file() -> int:
+    """Return a new file of memory; a temporary file without a name where the system has none such."""
+    try:
+        handle = os.memfd_create("board")
+    except (AttributeError, OSError):
+        handle, path = tempfile.mkstemp()
+        os.unlink(path)
+    os.ftruncate(handle, SIZE)
+    return handle

@@ -42,14 +42,14 @@ class Crew:
             self._waiting.append(control)
         return control is not None
 
-    def send(self, order: "Dict[str, Any]", slots: "List[int]") -> "Optional[socket.socket]":
-        """Give a supervisor its order and its slots; its control socket, or None if no fork is to be had."""
+    def send(self, order: "Dict[str, Any]", handles: "List[int]") -> "Optional[socket.socket]":
+        """Give a supervisor its order and its locks; its control socket, or None if no fork is to be had."""
         while True:
             control = self._waiting.pop(0) if self._waiting else self._fork()
             self._fewest = min(self._fewest, len(self._waiting))
             if control is None:
                 return None
-            if _deliver(control, order, slots):
+            if _deliver(control, order, handles):
                 return control
             control.close()
 
@@ -85,11 +85,14 @@ class Crew:
         return ours
 
 
-def _deliver(control: socket.socket, order: "Dict[str, Any]", slots: "List[int]") -> bool:
+def _deliver(control: socket.socket, order: "Dict[str, Any]", handles: "List[int]") -> bool:
     """Send the order; False where that supervisor has died while it waited."""
-    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", slots))] if slots else []
+    words = json.dumps(dict(order, handles=len(handles))).encode()
     try:
-        control.sendmsg([json.dumps(order).encode()], rights)
+        for first in range(0, len(handles), supervisor.HANDLES_MAX):
+            some = array.array("i", handles[first : first + supervisor.HANDLES_MAX])
+            control.sendmsg([words], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, some)])
+            words = b"+"
     except OSError:
         return False
     return True

@@ -10,17 +10,17 @@ import pwd
 import socket
 import sys
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from . import cgroup, places
 
 
-def usable_cpus() -> int:
-    """CPUs that this process may use, by its affinity mask where there is one."""
+def usable_cpus() -> "List[int]":
+    """Return the CPUs that this process may use, by its affinity mask where there is one."""
     try:
-        return len(os.sched_getaffinity(0))
+        return sorted(os.sched_getaffinity(0))
     except AttributeError:
-        return os.cpu_count() or 1
+        return list(range(os.cpu_count() or 1))
 
 
 def cpu_model() -> "Optional[str]":
@@ -57,7 +57,7 @@ def hello(agent: str) -> "Dict[str, Any]":
         "os": system.sysname,
         "kernel": system.release,
         "cpu_model": cpu_model(),
-        "cores": usable_cpus(),
+        "cores": len(usable_cpus()),
         "quota": cgroup.quota(),
         "python": platform.python_version(),
         "executable": sys.executable,

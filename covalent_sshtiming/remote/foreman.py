@@ -11,9 +11,24 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from . import backlog, courier, couriers, crew, places, platforms, supervisor, tasks, wire
+from . import (
+    aside,
+    backlog,
+    courier,
+    couriers,
+    crew,
+    gauge,
+    gpus,
+    needs,
+    places,
+    platforms,
+    slots,
+    supervisor,
+    tasks,
+    wire,
+)
 from .connection import Connection
 
 LOSSES_MAX = 3
@@ -58,6 +73,7 @@ class Foreman:
         base: str,
         name: str,
         facts: "Dict[str, Any]",
+        cpus: "Sequence[int]",
         crew_ahead: crew.Crew,
         selector: selectors.BaseSelector,
         deliver: "Callable[[Connection, Iterator[Any]], None]",
@@ -73,7 +89,7 @@ class Foreman:
         self._losses: "Dict[str, int]" = {}  # supervisors that ended before they began
         self._unmarked: "Set[str]" = set()  # to be cancelled as soon as the disk takes the mark
         self._backlog = backlog.Backlog()
-        self._slots = backlog.Slots(base, int(facts["cores"]))
+        self._slots = slots.Slots(base, cpus, gpus.Finder(selector))
         self.couriers = couriers.Couriers(selector, lambda connection: deliver(connection, iter(())))
 
     def directory(self, key: str) -> str:
@@ -109,7 +125,7 @@ class Foreman:
     def enqueue(self, head: "Dict[str, Any]") -> None:
         """Queue a task whose request is on disk."""
         if head["key"] not in self._controls:
-            self._backlog.add(dict(head, queued=time.monotonic()))
+            self._backlog.add(dict(head, queued=time.monotonic(), needs=needs.of(head)))
 
     def watch(self, key: str, watch: Watch) -> None:
         """Have the task's end delivered to a connection, unless that has gone meanwhile."""
@@ -169,29 +185,49 @@ class Foreman:
             platforms.send_signal([pid], signal.SIGTERM)
 
     def start_waiting(self) -> None:
-        """Start what a slot can be had for, in turn between the dispatches."""
+        """Start what slots and devices can be had for, in turn between the dispatches."""
         started = bool(self._backlog)
         while started:
+            self._slots.begin_round()
             started = any(self._start(head) for head in self._backlog.fronts())
 
     def _start(self, head: "Dict[str, Any]") -> bool:
-        key, most = head["key"], head.get("max_parallel")
-        slots = self._slots.take(key, most if isinstance(most, int) else 0)
-        if slots is None:
-            return False
+        """Start a task, or end one that never can be; False where it has to wait."""
         try:
-            order = {name: head.get(name) for name in _ORDER}
-            control = self._crew.send(dict(order, facts=tasks.facts(head)), slots)
-        finally:
-            for handle in slots:
-                os.close(handle)
+            share = self._slots.take(head["key"], head["needs"])
+        except needs.Never as never:
+            self._give_up(head["key"], {"class": "RemoteEnvError", "text": str(never), "phase": "queue"})
+            self._settle(head["key"])
+            return True
+        if share is None:
+            return False
+        control = self._hand_over(head, share)
         if control is None:
-            self._slots.free(key)
+            self._slots.free(head["key"])
             return False
         self._backlog.started(head)
-        self._controls[key] = control
-        self._selector.register(control, selectors.EVENT_READ, lambda _: self._hear(key))
+        self._controls[head["key"]] = control
+        self._selector.register(control, selectors.EVENT_READ, lambda _: self._hear(head["key"]))
         return True
+
+    def _hand_over(self, head: "Dict[str, Any]", share: slots.Share) -> "Optional[socket.socket]":
+        """Give a task and all that it holds to a supervisor; None if no fork is to be had."""
+        order = {name: head.get(name) for name in _ORDER}
+        order.update(facts=tasks.facts(head), environment=share.environment)
+        handles = list(share.handles)
+        if share.cpus:
+            order["cpus"] = share.cpus
+        if share.gpus:
+            order["gpus"] = ",".join(share.gpus)
+            link = aside.start(lambda link: gauge.sample(link, share.gpus))
+            if link is not None:
+                handles.append(link.detach())
+                order["gauged"] = True
+        try:
+            return self._crew.send(order, handles)
+        finally:
+            for handle in handles:
+                os.close(handle)
 
     def _hear(self, key: str) -> None:
         """A word from a supervisor, or its end: either way the disk says what it means."""
@@ -229,11 +265,15 @@ class Foreman:
         if self._losses[key] < LOSSES_MAX:
             return tasks.WAITING
         text = "could not be started there: no supervisor could mark it as started"
-        tasks.finish(
-            self.directory(key), supervisor.outcome("failed", {"class": "TransferError", "text": text})
-        )
-        self._backlog.remove(key)
+        self._give_up(key, {"class": "TransferError", "text": text})
         return tasks.state(self.directory(key))
+
+    def _give_up(self, key: str, error: "Dict[str, Any]") -> None:
+        """End a waiting task that cannot be started."""
+        directory = self.directory(key)
+        places.discard(os.path.join(directory, places.REQUEST))  # first: the outcome may need its room
+        tasks.finish(directory, supervisor.outcome("failed", error))
+        self._backlog.remove(key)
 
     def _ended(self, key: str) -> None:
         self._losses.pop(key, None)

@@ -1,13 +1,13 @@
 """Limits on what one task may use, where the kernel has them; on Linux only.
 
-Owns both ways: the task's control group, which counts all its processes together, and resource limits of the
-worker, which each of its processes inherits. They are set on the waiting worker, before it is let go. Owns
-also what the worker takes back after the call, to be able to tell how that went.
+Owns the ways: the task's control group, which counts all its processes together, and resource limits and
+affinity of the worker, which each of its processes inherits. They are set on the waiting worker, before it is
+let go. Owns also what the worker takes back after the call, to be able to tell how that went.
 """
 
 import os
 import resource
-from typing import Any, Dict, Optional
+from typing import Any, Dict, List, Optional
 
 from . import cgroup, platforms
 
@@ -15,12 +15,15 @@ OWN_DESCRIPTORS = 64
 
 
 def impose(order: "Dict[str, Any]", worker: int, group: "Optional[cgroup.Group]") -> None:
-    """Limit a waiting worker and its group as `memory_limit` (bytes) and `process_limit` ask for."""
+    """Limit a waiting worker and its group as `memory_limit` (bytes), `process_limit` and `cpus` ask for."""
     memory, processes = order.get("memory_limit"), order.get("process_limit")
+    if order.get("cpus"):
+        _pin(worker, order["cpus"])
     if isinstance(memory, int) and memory > 0:
-        if group is not None:
-            group.limit("memory.max", memory)
-        _limit(worker, resource.RLIMIT_AS, memory)
+        counted = group is not None and group.limit("memory.max", memory)
+        # A driver of GPUs takes address space for all the memory that there is, and uses next to none of it.
+        if not (counted and order.get("gpus")):
+            _limit(worker, resource.RLIMIT_AS, memory)
     if isinstance(processes, int) and processes > 0 and not (group and group.limit("pids.max", processes)):
         # This one counts all processes and threads of the user, so those of others are added.
         _limit(worker, resource.RLIMIT_NPROC, _threads_of_user() + processes)
@@ -52,6 +55,13 @@ def _limit(pid: int, what: int, most: int) -> None:
         least = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.prlimit(pid, what, (least, least))
     except (OSError, ValueError):
+        pass
+
+
+def _pin(pid: int, cpus: "List[int]") -> None:
+    try:
+        os.sched_setaffinity(pid, cpus)
+    except OSError:  # taken from us meanwhile
         pass
 
 

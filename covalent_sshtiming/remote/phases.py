@@ -35,7 +35,7 @@ class Phases:
         self.call: "Dict[str, Any]" = {}
         self.left: "Dict[str, Any]" = {}
         self._inherited = inherited
-        self._woken = woken
+        self.woken = woken
         # CPU since the fork, which is all this process has used; wall time since it was woken.
         board.begin("start", Mark(woken, 0.0, 0.0))
 
@@ -69,7 +69,7 @@ class Phases:
         known = meter.snapshot().mark
         if self._group is None:
             return None
-        if known.wall - self._woken < QUICK:
+        if known.wall - self.woken < QUICK:
             return 0.0
         charged = self._group.cpu()
         return None if charged is None else charged - known.cpu - of_older

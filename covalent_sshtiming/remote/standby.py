@@ -4,17 +4,19 @@ Owns the worker's process from its fork to the moment when it is let go: what it
 it has, the control group that it joins, and its rehearsal.
 """
 
+import functools
 import os
 import select
 import signal
 import socket
 import time
-from typing import Optional, Tuple
+from typing import Dict, Optional, Tuple
 
-from . import cgroup, phases, platforms, pump, worker
+from . import cgroup, phases, places, platforms, pump, spawn, worker
 from .board import Board
 
 WAKE_BYTES = 4096
+_END = b"\0\0"
 RETRY_FORK = 0.2  # seconds between two attempts to have a worker
 
 
@@ -29,6 +31,7 @@ class Standby:
         self.pid = _fork_in_time(control)
         if self.pid == 0:
             _be_worker(parent, (go[0], out[1], err[1]), spool, mask, self.board, self.group)
+        self.board.keep_to_ourselves()
         for handle in (out[1], err[1], go[0]):
             os.close(handle)
         if self.group is not None:
@@ -37,9 +40,10 @@ class Standby:
         self._sleeps = True
         self.stdout, self.stderr = pump.Pump(out[0]), pump.Pump(err[0])
 
-    def wake(self, directory: str) -> None:
-        """Let the worker go, to the task in `directory`."""
-        os.write(self.go, directory.encode())
+    def wake(self, directory: str, environment: "Dict[str, str]") -> None:
+        """Let the worker go, to the task in `directory`, with these variables."""
+        words = [directory, *("%s=%s" % item for item in environment.items())]
+        places.write_all(self.go, "\0".join(words).encode("utf-8", "surrogatepass") + _END)
         self._sleeps = False
         os.close(self.go)
 
@@ -92,16 +96,30 @@ def _be_worker(
         os.dup2(null, 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
-        platforms.close_all_but([0, 1, 2, go])
+        platforms.close_all_but([0, 1, 2, go, board.handle])
         if group is not None and not group.join():
             group = None
         worker.open_streams()
         inherited = worker.rehearse(board, group, mask)
-        directory = os.read(go, WAKE_BYTES).decode()
-        os.close(go)
+        here = spawn.Here(spool, mask, parent, board.handle, group.path if group else None)
+        afresh = functools.partial(spawn.become, here)
+        directory, environment = _wait(go)
         if directory:
             marks = phases.Phases(time.monotonic(), board, group, inherited)
-            worker.run(directory, spool, mask, marks, board)
+            worker.run(directory, spool, mask, environment, marks, board, afresh)
             code = 0
     finally:
         os._exit(code)
+
+
+def _wait(go: int) -> "Tuple[str, Dict[str, str]]":
+    """Wait for the task's directory and variables; the directory is "" where none comes."""
+    heard = b""
+    while not heard.endswith(_END):
+        data = os.read(go, WAKE_BYTES)
+        if not data:
+            return "", {}
+        heard += data
+    os.close(go)
+    directory, *words = heard[: -len(_END)].decode("utf-8", "surrogatepass").split("\0")
+    return directory, dict(word.split("=", 1) for word in words)

@@ -19,10 +19,10 @@ import sys
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import courier, figures, limits, places, platforms, standby, surroundings
+from . import courier, figures, gauge, limits, places, platforms, standby, surroundings
 
-WAKE_BYTES = 16 * 1024  # an order, with the longest facts of a task
-SLOTS_MAX = 64  # descriptors in one order
+ORDER_MAX = 64 * 1024  # bytes, with the longest facts and variables of a task
+HANDLES_MAX = 253  # descriptors that the kernel passes on with one message
 CANCEL_GRACE = 5.0  # seconds between TERM and KILL for a cancel or the time limit
 ROOM = 16 * 1024  # bytes of blanks in `started`, so that the outcome fits onto a disk that fills up
 PUBLISH_SECONDS = 1.0
@@ -78,17 +78,26 @@ def _catch_signals() -> int:
 
 
 def _receive(control: socket.socket) -> "Optional[Dict[str, Any]]":
-    """Wait for the agent's order; the slots' locks come along as descriptors."""
-    slots = array.array("i")
-    data, ancillary, _, _ = control.recvmsg(WAKE_BYTES, socket.CMSG_SPACE(slots.itemsize * SLOTS_MAX))
-    for level, kind, content in ancillary:
-        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-            slots.frombytes(content[: len(content) - len(content) % slots.itemsize])
+    """Wait for the agent's order; the locks come along as descriptors, many of them with messages more."""
+    handles = array.array("i")
+    data = _receive_with(control, handles)
     if not data:
         return None
     order: "Dict[str, Any]" = json.loads(data.decode())
-    order["slots"] = list(slots)
+    while len(handles) < order["handles"]:
+        if not _receive_with(control, handles):
+            return None
+    order["handles"] = list(handles)
     return order
+
+
+def _receive_with(control: socket.socket, handles: "array.array[int]") -> bytes:
+    """Return one message, and add the descriptors that came with it."""
+    data, ancillary, _, _ = control.recvmsg(ORDER_MAX, socket.CMSG_SPACE(handles.itemsize * HANDLES_MAX))
+    for level, kind, content in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            handles.frombytes(content[: len(content) - len(content) % handles.itemsize])
+    return data
 
 
 class Supervisor:
@@ -117,6 +126,7 @@ class Supervisor:
         self.lock: "Optional[int]" = None
         self.agent_gone = False
         self.spent = False  # a child of ours hangs that the next task would be charged for
+        self.gauge = gauge.Gauge(order["handles"].pop()) if order.get("gauged") else None
         self.oom_kills: "Optional[int]" = None  # of the whole machine, when the worker was let go
         self.forgetful = False  # whether a worker that left no report had SIGCHLD ignored
         self.woken = self.left = time.monotonic()
@@ -150,7 +160,7 @@ class Supervisor:
         self.crew.stdout.open(self._path(places.STDOUT))
         self.crew.stderr.open(self._path(places.STDERR))
         limits.impose(self.order, self.crew.pid, self.crew.group)
-        self.crew.wake(self.directory)
+        self.crew.wake(self.directory, self.order["environment"])
         self.oom_kills = surroundings.oom_kills()
         limit = float(self.order.get("time_limit") or 0)
         if limit > 0:
@@ -252,7 +262,17 @@ class Supervisor:
         ended["exit_code"], ended["exit_signal"] = code, number or None
         ended["stdout"], ended["stderr"] = self.crew.stdout.total, self.crew.stderr.total
         ended["record"] = figures.of_task(report, self._seen())
+        if self.order.get("gpus"):
+            ended["record"].update(self._of_gpus(), gpu_devices=self.order["gpus"])
         return ended
+
+    def _of_gpus(self) -> "Dict[str, Any]":
+        """Return what the GPUs did in the call, which something may have cut short."""
+        marks = self.crew.board.marks()
+        if self.gauge is None or "call" not in marks:
+            return {}
+        after = marks.get("after")
+        return self.gauge.figures(marks["call"].wall, after.wall if after else self.left)
 
     def _abnormal(self, code: "Optional[int]", number: int) -> "Dict[str, Any]":
         if self.reason == "cancelled":
@@ -265,6 +285,9 @@ class Supervisor:
             if number == signal.SIGKILL:
                 text += self._out_of_memory()
             return outcome("killed", {"class": "TaskDied", "text": text})
+        if os.path.exists(self._path(places.REQUEST)):  # a fork has opened it at once: this one is spawned
+            text = "its fresh interpreter exited %s before it began: see its stderr, and what env sets for it"
+            return outcome("failed", {"class": "RemoteEnvError", "text": text % code, "phase": "start"})
         return outcome("failed", {"class": "TaskDied", "text": "exited %s without a result" % code})
 
     def _out_of_memory(self) -> str:
@@ -296,8 +319,10 @@ class Supervisor:
                 time.sleep(PUBLISH_SECONDS)
 
     def let_go(self) -> None:
-        """Give the slots and the task's lock back; whatever became of it stands on the disk by now."""
-        for handle in [*self.order["slots"], self.lock]:
+        """Give slots, devices and the task's lock back; whatever became of it stands on the disk by now."""
+        if self.gauge is not None:
+            self.gauge.close()
+        for handle in [*self.order["handles"], self.lock]:
             if handle is not None:
                 os.close(handle)
 

@@ -28,6 +28,10 @@ class TooLarge(Exception):
     """The pickled result passed the cap."""
 
 
+class CannotSpawn(Exception):
+    """No fresh interpreter is to be had for a task that wants one; the text says why."""
+
+
 class Request:
     """A request: the spec, and each pickled part at its offset."""
 
@@ -92,14 +96,32 @@ class Request:
         self._file.close()
 
 
-def run(directory: str, spool: str, mask: int, marks: phases.Phases, board: Board) -> None:
-    """Run the task in `directory` to its report; never raises, never returns to the caller's loop."""
+def run(
+    directory: str,
+    spool: str,
+    mask: int,
+    environment: "Dict[str, str]",
+    marks: phases.Phases,
+    board: Board,
+    afresh: "Optional[Callable[[str, float, Dict[str, str]], None]]" = None,
+) -> None:
+    """Run the task in `directory` to its report; never raises, never returns to the caller's loop.
+
+    `environment` is what goes with the task's slots and devices. `afresh` replaces this process by a new
+    interpreter for a task that asks for one; it is given the directory, the moment when this process was
+    woken, and the variables that the other is to have.
+    """
     report: "Dict[str, Any]" = {"status": "failed"}
     owner = os.getpid()
     try:
         os.umask(0o077)
         request = Request.at(os.path.join(directory, places.REQUEST))
+        if afresh is not None:
+            if request.spec.get("isolation") == "spawn":
+                afresh(directory, marks.woken, dict(environment, **request.spec["env"]))
+            board.keep_to_ourselves()
         os.unlink(os.path.join(directory, places.REQUEST))
+        os.environ.update(environment)
         _stand(request.spec, mask)
         if request.spec.get("send") or request.spec.get("fetch"):
             _stage(request, directory)
@@ -242,6 +264,12 @@ def _run_hooks(steps: "List[Tuple[Dict[str, Any], List[Any]]]", spool: str, owne
     return hooks.collect(values)
 
 
+def let_installed_modules_come_first() -> None:
+    """Move our archive to the end of the path: what is installed here wins for the user's code."""
+    place = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    sys.path[:] = [path for path in sys.path if path != place] + [place]
+
+
 def _forget_import_caches() -> None:
     """Let what a hook has just installed be found."""
     import importlib
@@ -337,7 +365,7 @@ def _string_of(value: Any) -> str:
 
 def describe(error: BaseException, phase: str) -> "Dict[str, Any]":
     """Describe what ended a task, in plain text and a class the near end knows."""
-    if isinstance(error, hooks.PipUnusable):
+    if isinstance(error, (hooks.PipUnusable, CannotSpawn)):
         return _error("RemoteEnvError", str(error), None)
     if isinstance(error, ModuleNotFoundError) and error.name:
         found = _error("RemoteEnvError", _text(error), error)

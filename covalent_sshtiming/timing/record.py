@@ -111,6 +111,12 @@ class TimingRecord:
     fetched_left: int | None = None
     fetched_to: str | None = None
     fetched_names: str | None = None
+    # GPUs, of tasks that asked for some: which, how busy in the call (0 to 1, the mean of all), the most
+    # memory in use on all together. Device-wide figures are the devices' own, with all that runs on them.
+    gpu_devices: str | None = None
+    gpu_utilization: float | None = None
+    gpu_memory_peak_bytes: int | None = None
+    gpu_device_wide: bool | None = None
 
     # The phases in the order they happen; those inside the task's process have CPU time too.
     phase_connect_wall_s: float | None = None

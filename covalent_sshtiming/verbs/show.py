@@ -36,6 +36,7 @@ _THEMES = (
         "Memory",
         ("rss_peak_bytes", "rss_peak_child_bytes", "memory_peak_bytes", "faults_minor", "faults_major"),
     ),
+    ("GPUs", ("gpu_devices", "gpu_utilization", "gpu_memory_peak_bytes", "gpu_device_wide")),
     ("Input, output", ("read_chars", "write_chars", "read_bytes", "write_bytes", "request_bytes")),
     ("", ("result_bytes", "stdout_bytes", "stderr_bytes", "ctx_voluntary", "ctx_involuntary")),
     ("Files", ("sent_files", "sent_bytes", "fetched_files", "fetched_bytes", "fetched_left")),
@@ -99,17 +100,15 @@ def _print(out: Console, record: TimingRecord) -> None:
         for number, line in enumerate(textwrap.wrap(remark, width - 2)):
             out.print(Text(f"{'  ' if number else '! '}{line}", "yellow"))
     _print_phases(out, record, width)
-    values = record.to_dict()
-    heading = ""
+    values, heading = record.to_dict(), ""
     for title, names in _THEMES:
-        known = [(name, _worded(name, values[name])) for name in names if values[name] is not None]
         heading = title or heading
-        if known and heading:
-            out.print()
-            out.print(Text(heading, "bold"))
-            heading = ""
-        for name, text in known:
-            out.print(Text(f"  {name:<22}{text}", overflow="fold"), width=width)
+        for name in (name for name in names if values[name] is not None):
+            if heading:
+                out.print()
+                out.print(Text(heading, "bold"))
+                heading = ""
+            out.print(Text(f"  {name:<22}{_worded(name, values[name])}", overflow="fold"), width=width)
 
 
 def phases(record: TimingRecord) -> list[tuple[str, float | None, float | None]]:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -178,6 +178,20 @@ class Line:
                 output += frame.body
             else:
                 assert frame.type == wire.RESULT, f"{wire.NAMES[frame.type]} {frame.header}"
+
+    def outcomes(self, keys: Sequence[str]) -> list[Told]:
+        """Return what is told of several tasks, in whatever order they end."""
+        numbers = {self.tasks[key]: key for key in keys}
+        told: dict[str, Told] = {}
+        results: dict[int, bytes] = {}
+        while len(told) < len(keys):
+            frame = self.receive()
+            if frame.type == wire.DATA:
+                results[frame.task] = results.get(frame.task, b"") + frame.body
+            elif frame.type == wire.OUTCOME and frame.task in numbers:
+                ended = json.loads(frame.body)
+                told[numbers[frame.task]] = Told(ended, results.pop(frame.task, b""), b"")
+        return [told[key] for key in keys]
 
     def close(self) -> None:
         """Hang up, as a lost link does."""

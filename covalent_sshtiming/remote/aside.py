@@ -1,0 +1,52 @@
+"""Processes aside of the agent, for what may take long or needs another module: each with one socket.
+
+Owns their fork. Such a process is no task and none of a task's: it has nothing of the agent's open, leads a
+session of its own, and the agent's death does not end it, but the end of the socket should.
+"""
+
+import os
+import signal
+import socket
+import sys
+from typing import Callable, Optional
+
+from . import platforms
+
+
+def start(body: "Callable[[socket.socket], None]") -> "Optional[socket.socket]":
+    """Run `body` with one of two joined sockets in a new process.
+
+    Returns the other one, which does not block; None if no fork is to be had.
+    """
+    try:
+        ours, theirs = socket.socketpair()
+    except OSError:  # EMFILE
+        return None
+    try:
+        pid = os.fork()
+    except OSError:  # EAGAIN, ENOMEM
+        ours.close()
+        theirs.close()
+        return None
+    if pid == 0:
+        _be(body, theirs)
+    theirs.close()
+    ours.setblocking(False)
+    return ours
+
+
+def _be(body: "Callable[[socket.socket], None]", link: socket.socket) -> None:
+    """Run the body; never returns."""
+    code = 1
+    try:
+        os.setsid()
+        platforms.close_all_but([0, 1, 2, link.fileno()])
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        body(link)
+        code = 0
+    except BaseException:  # noqa: BLE001 - told to the agent's log, the process ends
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
