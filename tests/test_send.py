@@ -129,7 +129,8 @@ async def test_a_link_in_the_way_is_refused(machine: direct.Machine, place: Path
     assert not runs(place / "ran")
 
 
-async def test_there_and_back_again(machine: direct.Machine, place: Path) -> None:
+@pytest.mark.parametrize("isolation", ["fork", "spawn"])
+async def test_there_and_back_again(machine: direct.Machine, place: Path, isolation: str) -> None:
     """What was sent comes back only where the task has changed it, be it at once and to the same size."""
     make(place / "mine", {"a.txt": b"1", "b.txt": b"1"})
 
@@ -137,7 +138,7 @@ async def test_there_and_back_again(machine: direct.Machine, place: Path) -> Non
         with open("b.txt", "w") as file:
             file.write("2")
 
-    options = {"send": [str(place / "mine" / "*.txt")], "fetch": ["*.txt"]}
+    options = {"send": [str(place / "mine" / "*.txt")], "fetch": ["*.txt"], "isolation": isolation}
     os.utime(place / "mine" / "a.txt", (1e9, 1e9))
     os.utime(place / "mine" / "b.txt", (1e9, 1e9))
     ran = await machine.run(change, node_id=4, options=options)
