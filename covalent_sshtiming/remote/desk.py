@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from . import jobs, places, supervisor, tasks, uploads, wire
+from . import ending, jobs, places, tasks, uploads, wire
 from .connection import Connection, Gone
 from .foreman import Foreman, Watch
 
@@ -175,9 +175,7 @@ class Desk:
             pass
         except OSError as error:  # a full disk: what was never stored cannot run either
             sys.stderr.write("no room to cancel: %s\n" % error)
-            connection.send(
-                wire.OUTCOME, frame.task, body=json.dumps(supervisor.outcome("cancelled")).encode()
-            )
+            connection.send(wire.OUTCOME, frame.task, body=json.dumps(ending.outcome("cancelled")).encode())
             return
         self._call_off(connection, frame.task)
         self._foreman.cancel(key)

@@ -19,13 +19,13 @@ from . import (
     courier,
     couriers,
     crew,
+    ending,
     gauge,
     gpus,
     needs,
     places,
     platforms,
     slots,
-    supervisor,
     tasks,
     wire,
 )
@@ -177,7 +177,7 @@ class Foreman:
         if found in (tasks.WAITING, tasks.UNKNOWN) and key not in self._controls:
             self._backlog.remove(key)
             places.discard(os.path.join(directory, places.REQUEST))  # first: the outcome may need its room
-            tasks.finish(directory, supervisor.outcome("cancelled"))
+            tasks.finish(directory, ending.outcome("cancelled"))
             self._ended(key)
         started = places.read_json(os.path.join(directory, places.STARTED)) or {}
         pid = started.get("pid")
@@ -272,7 +272,7 @@ class Foreman:
         """End a waiting task that cannot be started."""
         directory = self.directory(key)
         places.discard(os.path.join(directory, places.REQUEST))  # first: the outcome may need its room
-        tasks.finish(directory, supervisor.outcome("failed", error))
+        tasks.finish(directory, ending.outcome("failed", error))
         self._backlog.remove(key)
 
     def _ended(self, key: str) -> None:

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Dict, NamedTuple, Optional
 
-from . import cgroup, phases, platforms, worker
+from . import causes, cgroup, phases, platforms, worker
 from .board import Board
 
 # No current directory on the path, neither now nor for the task.
@@ -42,7 +42,7 @@ def become(here: Here, directory: str, woken: float, variables: "Dict[str, str]"
         os.execve(sys.executable, words, dict(os.environ, **variables))  # noqa: S606 - this very interpreter
     except (OSError, ValueError) as error:
         text = "%s could not be started afresh: %s" % (sys.executable or "Python", error)
-        raise worker.CannotSpawn(text) from error
+        raise causes.CannotSpawn(text) from error
 
 
 def go_on(text: str) -> None:

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, Dict, Iterator, Optional, Tuple
 
-from . import places, platforms, pump, supervisor, wire
+from . import ending, places, platforms, pump, wire
 
 ENDED, RUNNING, DIED, WAITING, UNKNOWN = "ended", "running", "died", "waiting", "unknown"
 _LENGTH = struct.Struct("!I")
@@ -50,7 +50,7 @@ def close_dead(directory: str) -> None:
         session = started.get("session")
         if isinstance(session, int) and session > 1 and _is_same(session, started.get("ticks")):
             platforms.send_signal(platforms.session_members(session), signal.SIGKILL)
-    ended = supervisor.outcome("killed", {"class": "TaskDied", "text": text})
+    ended = ending.outcome("killed", {"class": "TaskDied", "text": text})
     for name in (places.STDOUT, places.STDERR):
         ended[name] = _size(os.path.join(directory, name))
     finish(directory, ended)
@@ -180,7 +180,7 @@ class Delivery:
                 yield frame
         except (OSError, KeyError, TypeError, ValueError) as error:
             text = "left an outcome or a result that cannot be read (%s)" % error
-            ended = supervisor.outcome("failed", {"class": "TaskDied", "text": text[:1000]})
+            ended = ending.outcome("failed", {"class": "TaskDied", "text": text[:1000]})
             yield wire.encode(wire.OUTCOME, self.task, body=json.dumps(ended).encode())
 
     def _telling(self) -> "Iterator[Any]":
