@@ -11,6 +11,8 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from covalent_sshtiming.remote import names
+
 # What a ProxyCommand or a `Match exec` in an ssh configuration would hand to a shell with the name.
 _SHELL = "'`\"$\\\\;&<>|(){}*?#!~"
 # With these a name would be several, or another one's, in the known_hosts line that `accept-new` writes.
@@ -114,3 +116,16 @@ def local_path(value: str) -> str:
     if not path.is_absolute():
         raise ValueError("write an absolute path, or one that begins with ~/")
     return str(path)
+
+
+def file_pattern(value: str) -> str:
+    """Check a pattern of files in a task's working directory."""
+    wrong = names.fault(value)
+    if wrong == "too long":
+        raise ValueError(f"write a pattern of at most {names.NAME_BYTES} bytes and {names.PARTS_MAX} parts")
+    if wrong:
+        raise ValueError(
+            "write a path relative to the task's working directory, without . or .. in it, and without / at "
+            "its end, such as *.h5, plots/*.png or logs/**"
+        )
+    return value

@@ -20,6 +20,7 @@ from covalent_sshtiming.forms import (
     conda_environment,
     device,
     far_directory,
+    file_pattern,
     host_name,
     jump_hosts,
     local_path,
@@ -205,6 +206,16 @@ class Settings:
     linger: float = _row(1, "Grace for a task's left-over child processes before KILL", "seconds")
     log_stdout: str = _row("", "File that the task's output is added to as it comes, see below")
     log_stderr: str = _row("", "The same for its error output")
+    send: Sequence[str] = _row(
+        None, "Files of the server's machine to put into the task's working directory", check=local_path
+    )
+    send_max_bytes: int = _row(8 * 1024**3, "Most that these may have together; 8 GiB by default", "bytes")
+    fetch: Sequence[str] = _row(
+        None, "Files that the task leaves in its working directory, to be brought here", check=file_pattern
+    )
+    fetch_to: str = _row("", "Where to; else `node_<id>` in the dispatch's results directory, see below")
+    fetch_max_bytes: int = _row(8 * 1024**3, "Most that these may have together; 8 GiB by default", "bytes")
+    fetch_max_files: int = _row(10_000, "Most files to bring; the rest stays there", "files")
 
 
 _ROWS = [row for row in fields(Settings) if row.metadata]

@@ -70,6 +70,10 @@ def error_of(outcome: Outcome, host: str, function: str) -> errors.SSHTimingErro
         return errors.RemoteEnvError(f"{host}: {function} {text}.")
     if kind == "RemoteEnvError":
         return StartedEnvError(_missing(outcome, host, function, told, text), trace)
+    if kind == "TransferError" and told.get("files"):
+        return StartedTransferError(
+            f"{host}: {function} could not begin: {text}. Make room there, or correct its permissions.", trace
+        )
     if kind == "TransferError" and phase == "start":
         return StartedTransferError(
             f"{host}: {function} could not begin: {text}. Correct remote_workdir.", trace

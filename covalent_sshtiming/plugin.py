@@ -25,8 +25,10 @@ from covalent._shared_files.util_classes import RESULT_STATUS
 from covalent.executor.base import AsyncBaseExecutor
 from covalent.executor.schemas import TaskUpdate
 
-from covalent_sshtiming import errors, outcomes, settings
+from covalent_sshtiming import errors, outcomes, sending, settings
 from covalent_sshtiming.electron import Call, ResultBuilder, take_apart
+from covalent_sshtiming.fetched import Wanted
+from covalent_sshtiming.fetching import Fetching
 from covalent_sshtiming.host import pool
 from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.task import Outcome, Request
@@ -60,7 +62,7 @@ class TimingBase(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has no typ
             settings.check_names(rest, plugin.arguments, plugin)
         base = {"log_stdout": "", "log_stderr": "", "cache_dir": "", "time_limit": 0, "retries": 0}
         super().__init__(**{name: rest.pop(name, None) or default for name, default in base.items()})
-        for name in ("timing_filepath", "ssh_key_file", "known_hosts_file"):
+        for name in ("timing_filepath", "ssh_key_file", "known_hosts_file", "send"):
             if rest.get(name):
                 rest[name] = settings.absolute_from_caller(rest[name])
         self.__dict__.update(rest)
@@ -94,6 +96,8 @@ class TimingBase(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has no typ
             {1: place(found.log_stdout, results, *task), 2: place(found.log_stderr, results, *task)}
         )
         run = _Run(self, found, task, take_apart(function, args, kwargs), files, local=plugin is LOCAL)
+        if found.fetch:
+            run.fetching = Fetching(_wanted(found, results, task))
         try:
             return await run.through()
         finally:
@@ -161,10 +165,13 @@ class _Run:
         self.log = TimingLog(found.timing_filepath)
         self.submitted = datetime.now(timezone.utc)
         self.builder = ResultBuilder(found.max_result_bytes)
+        self.fetching: Fetching | None = None
+        self.sent: list[sending.Local] = []
         self.request = self._requested()
 
     def _requested(self) -> Request:
-        request = request_of(self.settings, self.call, self.task, self.key)
+        request = request_of(self.settings, self.call, self.task, self.key, self.sent)
+        request.files = self.fetching
         request.live = self.files.put if self.files else None
         request.leave = self.settings.on_shutdown == "leave"
         return request
@@ -177,23 +184,40 @@ class _Run:
     async def through(self) -> Any:
         """See the task through, whatever happens."""
         try:
-            if not self.log.was_writable():
-                await asyncio.to_thread(self.log.check_writable)
+            await self._prepare()
         except asyncio.CancelledError:
             raise TaskCancelledError from None
         try:
             host, outcome = await self._there_or_here()
         except asyncio.CancelledError:
             # Covalent would leave the node RUNNING for ever if this one escaped.
+            await self._settle_files()
             if not self.request.leave:
                 await self._record({"status": "cancelled"})
             raise TaskCancelledError from None
         except errors.SSHTimingError as error:
+            await self._settle_files()
             await self._record(outcomes.record_of_error(error))
             self._raise(error)
         finally:
             _live.pop(self.task, None)
         return await self._conclude(host, outcome)
+
+    async def _prepare(self) -> None:
+        """Look at what is wanted of this machine's disk, before anything is sent; raises ConfigError."""
+        if not self.log.was_writable():
+            await asyncio.to_thread(self.log.check_writable)
+        if self.settings.send:
+            found = self.settings
+            self.sent = await asyncio.to_thread(sending.find, found.send, found.send_max_bytes)
+        if self.settings.send or self.settings.fetch:
+            self.request = self._requested()
+
+    async def _settle_files(self, *, completed: bool = False) -> None:
+        """Have all files written that came, and say what did not go as asked."""
+        if self.fetching is not None:
+            brought = await self.fetching.finish()
+            self.say(brought.warnings(self.settings.host_label, completed=completed))
 
     async def _there_or_here(self) -> tuple[Host, Outcome]:
         """Run it on its machine; or here, if that is allowed and it has certainly not begun there.
@@ -230,6 +254,7 @@ class _Run:
                 result = self.builder.finish()
             except errors.TaskError as cause:
                 error = type(cause)(f"{self.settings.host_label}: {self.call.name}: {cause}")
+        await self._settle_files(completed=outcome.ended.get("status") == "completed")
         await self._record(outcomes.record_of(outcome, error))
         host.acknowledge(self.key, keep=not self.settings.do_cleanup)
         if outcome.ended.get("status") == "cancelled":
@@ -269,7 +294,24 @@ class _Run:
             "submitted_at": outcomes.timestamp(self.submitted.timestamp()),
             "request_bytes": self.request.size,
             "result_bytes": self.builder.size,
+            **self._files_known(),
         }
+
+    def _files_known(self) -> dict[str, Any]:
+        known = self.fetching.brought.record() if self.fetching is not None else {}
+        if self.settings.send:
+            known["sent_files"] = len(self.sent)
+            known["sent_bytes"] = sum(local.size for local in self.sent)
+        return known
+
+
+def _wanted(found: Settings, results_dir: str, task: _TaskId) -> Wanted:
+    """Return which files are to come, and where to: by default into a directory of the node's own."""
+    dispatch = place(".", results_dir, *task)
+    base = place(found.fetch_to, results_dir, *task) or dispatch
+    assert base is not None  # noqa: S101 - a name was given
+    inner = "" if found.fetch_to else f"node_{task[1]}"
+    return Wanted(base, inner, found.fetch, found.fetch_max_bytes, found.fetch_max_files, dispatch=dispatch)
 
 
 def _section(plugin: Plugin) -> dict[str, Any]:

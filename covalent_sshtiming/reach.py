@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from covalent_sshtiming import forms, resources, settings
@@ -13,6 +14,7 @@ from covalent_sshtiming.errors import ConfigError
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.host.task import Request
 from covalent_sshtiming.options import Settings
+from covalent_sshtiming.sending import Local, pieces
 
 
 def arguments_of(machine: str) -> dict[str, Any]:
@@ -73,7 +75,9 @@ def _own_python(found: Settings, minor: str) -> str:
     return sys.executable if minor == "{}.{}".format(*sys.version_info) and not made else ""
 
 
-def request_of(found: Settings, call: Call, task: tuple[str, int], key: str) -> Request:
+def request_of(
+    found: Settings, call: Call, task: tuple[str, int], key: str, sent: Sequence[Local] = ()
+) -> Request:
     """Put a call and its settings into the form in which they travel.
 
     Args:
@@ -81,13 +85,14 @@ def request_of(found: Settings, call: Call, task: tuple[str, int], key: str) -> 
         call: what is to be called there.
         task: the ids of its dispatch and its node.
         key: the task's key there, 32 hexadecimal digits.
+        sent: files to send along.
 
     Raises:
         ConfigError: env_from names a variable that is not there.
     """
     env = settings.passed_on(found, os.environ)
     needs = resources.needs(found, call.kind)
-    spec = {
+    spec: dict[str, Any] = {
         "dispatch_id": task[0],
         "node_id": task[1],
         "workdir": found.remote_workdir,
@@ -110,5 +115,10 @@ def request_of(found: Settings, call: Call, task: tuple[str, int], key: str) -> 
         "process_limit": found.process_limit,
         **needs,
     }
+    if sent:
+        spec["send"] = [local.described() for local in sent]
+    if found.fetch:
+        spec["fetch"] = [found.fetch, found.fetch_max_bytes, found.fetch_max_files]
     size, chunks = call.body(spec)
-    return Request(key, head, size, chunks)
+    size += sum(local.size for local in sent)
+    return Request(key, head, size, chunks, more=(lambda: pieces(sent)) if sent else None)

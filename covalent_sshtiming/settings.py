@@ -33,11 +33,10 @@ from covalent_sshtiming.options import (
     SECTION,
     SETTINGS,
     SSH,
-    TYPES,
-    Option,
     Plugin,
     Settings,
 )
+from covalent_sshtiming.values import check_devices, check_variable, checked, refusal
 
 LOCALHOST = "localhost"
 # What belongs to a machine and not to a task: where a task runs here instead, these are this machine's.
@@ -77,10 +76,12 @@ def check_names(names: Iterable[str], where: str, plugin: Plugin = SSH) -> None:
 
 
 def absolute_from_caller(path: Any) -> Any:
-    """Make a relative path absolute while the caller's directory is still the current one.
+    """Make a relative path absolute while the caller's directory is still the current one; of a list, each.
 
     Leaves "", `~` (the server's home) and whatever is no path alone: `resolve` speaks about those.
     """
+    if isinstance(path, (list, tuple)):
+        return [absolute_from_caller(one) for one in path]
     text = str(path) if isinstance(path, os.PathLike) else path
     if not isinstance(text, str) or not text or text.startswith("~"):
         return text
@@ -114,7 +115,7 @@ def load_section(path: Path | None = None) -> dict[str, Any]:
         raise ConfigError(f"{path} cannot be read: {_misspelt(error)}.") from error
     section = _descend(content, ["executors", "sshtiming"])
     if not isinstance(section, Mapping):
-        raise _refusal("executors.sshtiming", str(path), "is not a table", "write [executors.sshtiming]")
+        raise refusal("executors.sshtiming", str(path), "is not a table", "write [executors.sshtiming]")
     return dict(section)
 
 
@@ -177,11 +178,13 @@ def _values(layers: Sequence[_Layer]) -> dict[str, Any]:
     """Find every setting in these layers, and put those right that have more than one way to be said."""
     _speak_of_foreign(layers)
     values = {name: _first(name, layers) for name in SETTINGS}
-    values["env"] = _merged("env", layers, _check_variable)
-    values["slot_env"] = _merged("slot_env", layers, _check_devices)
+    values["env"] = _merged("env", layers, check_variable)
+    values["slot_env"] = _merged("slot_env", layers, check_devices)
     values["env_from"] = tuple(
         dict.fromkeys(name for layer in layers for name in _first("env_from", [layer]) or ())
     )
+    for name in ("send", "fetch"):
+        values[name] = tuple(values[name] or ())
     values["setup_commands"] = _checked_setup(values["setup_commands"] or ())
     values["timing_filepath"] = values["timing_filepath"] or str(default_timing_log())
     if not values["retry_connect"]:
@@ -220,7 +223,7 @@ def _check_secrets(given: _Layer, values: Mapping[str, Any]) -> None:
     for option in OPTIONS.values():
         if option.server_only and option.is_set(given.values.get(option.name)):
             wrong = "is read from the server's covalent.conf only"
-            raise _refusal(option.name, given.where, wrong, "move it there")
+            raise refusal(option.name, given.where, wrong, "move it there")
     for kind in ("ssh_key_passphrase", "password"):
         env, file = f"{kind}_env", f"{kind}_file"
         if values[env] and values[file]:
@@ -249,7 +252,7 @@ def _check_password(given: _Layer, policy: str) -> None:
     for name in deciding:
         if OPTIONS[name].is_set(given.values.get(name)):
             wrong = "decides which machine is handed the password of covalent.conf"
-            raise _refusal(name, given.where, wrong, "move it there")
+            raise refusal(name, given.where, wrong, "move it there")
 
 
 def _own_arguments(
@@ -265,7 +268,7 @@ def _own_arguments(
     if hosts is None and plugin is SSH:
         return arguments
     if hosts and hosts != section.get("hosts"):
-        raise _refusal("hosts", ARGUMENT, "is read from the server's covalent.conf only", "move it there")
+        raise refusal("hosts", ARGUMENT, "is read from the server's covalent.conf only", "move it there")
     repeated = {name: (value, absolute_from_caller(value)) for name, value in section.items()}
     return {name: value for name, value in arguments.items() if value not in repeated.get(name, ())}
 
@@ -277,9 +280,9 @@ def _host_layer(section: Mapping[str, Any], label: str) -> _Layer:
     hosts = _first("hosts", [_Layer(SECTION, section)]) or {}
     table = hosts.get(label, {})
     if not isinstance(table, Mapping):
-        raise _refusal(f"hosts.{key}", SECTION, "is not a table", f"write {where}")
+        raise refusal(f"hosts.{key}", SECTION, "is not a table", f"write {where}")
     if not table and "." in label and _descend(hosts, label.split(".")):
-        raise _refusal(f"hosts.{label}", SECTION, "is split at its dots", f"write {where}, with the quotes")
+        raise refusal(f"hosts.{label}", SECTION, "is split at its dots", f"write {where}, with the quotes")
     check_names(table, where)
     return _Layer(where, table)
 
@@ -307,7 +310,7 @@ def _first(name: str, layers: Sequence[_Layer]) -> Any:
     option = OPTIONS[name]
     for where, values in layers:
         if option.is_set(values.get(name)):
-            return _checked(option, values[name], where)
+            return checked(option, values[name], where)
     return option.default
 
 
@@ -318,52 +321,10 @@ def _merged(option: str, layers: Sequence[_Layer], check: Callable[[str, Any, st
         for name, value in (_first(option, [layer]) or {}).items():
             if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
                 fix = "use letters, digits and _, with no digit in front"
-                raise _refusal(f"{option}[{name!r:.80}]", layer.where, "does not name a variable", fix)
+                raise refusal(f"{option}[{name!r:.80}]", layer.where, "does not name a variable", fix)
             check(name, value, layer.where)
             merged[name] = value
     return merged
-
-
-def _check_devices(name: str, values: Any, where: str) -> None:
-    try:
-        resources.check_values(values)
-    except ValueError as error:
-        raise _refusal(f"slot_env.{name}", where, f"is {values!r:.80}", str(error)) from error
-    for value in values:
-        _check_characters(f"slot_env.{name}", value, where)
-
-
-def _check_variable(name: str, value: Any, where: str) -> None:
-    """Check one variable of a task; the message never shows the value, which may be a secret."""
-    if not isinstance(value, str):
-        raise _refusal(f"env.{name}", where, f"is of type {type(value).__name__}", "write text in quotes")
-    _check_characters(f"env.{name}", value, where)
-
-
-def _checked(option: Option, value: Any, where: str) -> Any:
-    """Return the value in its final form, or raise ConfigError."""
-    wrong = "has a value of another form" if option.server_only else f"is {value!r:.80}"
-    if not isinstance(value, TYPES[option.kind]) or isinstance(value, bool) != (option.kind is bool):
-        bare = isinstance(value, str) and option.kind is not list
-        quotes = " in quotes" if option.kind is str else ", without quotes" if bare else ""
-        raise _refusal(option.name, where, wrong, f"write {option.needs}{quotes}")
-    if option.kind is str:
-        return _checked_text(option, value, where, wrong)
-    if option.kind is list:
-        if not all(isinstance(item, str) for item in value):
-            raise _refusal(option.name, where, wrong, f"write {option.needs}")
-        return [_checked_text(option, item, where, wrong) for item in value]
-    if option.kind in (int, float) and not option.low <= value <= option.high:
-        raise _refusal(option.name, where, wrong, f"write {option.needs}")
-    return float(value) if option.kind is float else value
-
-
-def _checked_text(option: Option, value: str, where: str, wrong: str) -> str:
-    _check_characters(option.name, value, where)
-    try:
-        return option.check(value)
-    except ValueError as error:
-        raise _refusal(option.name, where, wrong, str(error)) from error
 
 
 def passed_on(found: Settings, environment: Mapping[str, str]) -> dict[str, str]:
@@ -378,17 +339,6 @@ def passed_on(found: Settings, environment: Mapping[str, str]) -> dict[str, str]
             "set it before the server starts, or take it out of env_from in covalent.conf."
         )
     return {**{name: environment[name] for name in found.env_from}, **found.env}
-
-
-def _check_characters(name: str, value: str, where: str) -> None:
-    if re.search(r"[\0\r\n]", value):
-        raise _refusal(name, where, "contains a line break or a NUL character", "remove it")
-    if re.search("[\ud800-\udfff]", value):
-        raise _refusal(name, where, "contains bytes that are not UTF-8", "write it in UTF-8")
-
-
-def _refusal(name: str, where: str, wrong: str, fix: str) -> ConfigError:
-    return ConfigError(f"{name} ({where}) {wrong}; {fix}.")
 
 
 def _descend(tree: Any, keys: Iterable[str]) -> Any:

@@ -1,7 +1,8 @@
 """Visit: a short connection to a machine by hand, to see its tasks and to fetch, end or remove some.
 
 Owns what the far side says of a task before anybody prints it (bounded, without control characters), and
-what fetching means: record into the log, result into its file, and only then is the task forgotten there.
+what fetching means: record into the log, result and the files that it left into theirs, and only then is the
+task forgotten there.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ from typing import Any
 
 from covalent_sshtiming import outcomes, settings
 from covalent_sshtiming.errors import ConfigError, SSHTimingError, TaskDied
+from covalent_sshtiming.fetched import Wanted
+from covalent_sshtiming.fetching import Fetching
 from covalent_sshtiming.host import pool
 from covalent_sshtiming.host.host import Host
 from covalent_sshtiming.host.task import Nowhere
 from covalent_sshtiming.options import Settings
 from covalent_sshtiming.reach import arguments_of, target_of
-from covalent_sshtiming.results import ResultFile
+from covalent_sshtiming.results import ResultFile, directory
 from covalent_sshtiming.timing.log import TimingLog
 from covalent_sshtiming.timing.record import TimingRecord
 
@@ -66,11 +69,16 @@ class Job:
 
 @dataclass(frozen=True)
 class Brought:
-    """What a fetch brought: the result's file if there is one, the error's sentence, the log's path."""
+    """What a fetch brought: the result's file if there is one, the error's sentence, the log's path.
+
+    And where the files are that the task has left, None without any, with what there is to say of them.
+    """
 
     path: Path | None
     error: str
     log: Path
+    files: Path | None = None
+    warnings: str = ""
 
 
 def job_of(told: object) -> Job | None:
@@ -127,16 +135,20 @@ class Visit:
         """
         await asyncio.to_thread(self._log.check_writable)
         file = ResultFile(job.key, self._settings.max_result_bytes)
+        left = self._fetching(job)
         error: SSHTimingError | None
         path = None
         try:
-            outcome = await self._host.attach(job.key, file)
+            outcome = await self._host.attach(job.key, file, left)
             error = outcomes.error_of(outcome, self._settings.host_label, job.function)
             if error is None and outcome.ended.get("status") == "completed":
                 path = await asyncio.to_thread(file.finish)
         finally:
             file.close()
+            brought = await left.finish()
         figures = outcomes.record_of(outcome, error)
+        if left.settled:
+            figures.update(brought.record())
         record = TimingRecord.from_mapping({**figures, **self._known(job, file)})
         try:
             await asyncio.to_thread(self._log.append, record)
@@ -145,7 +157,14 @@ class Visit:
         await self.forget([job])
         trace = str(getattr(error, "traceback", "")).rstrip()
         told = f"{trace}\n{error}" if trace else str(error or "")
-        return Brought(path, told, self._log.path)
+        said = brought.warnings(self._settings.host_label, completed=False)
+        files = brought.directory if brought.files else None
+        return Brought(path, told, self._log.path, files, said)
+
+    def _fetching(self, job: Job) -> Fetching:
+        """Make ready for the files that a task has left; which were asked for, only the machine knows."""
+        most = self._settings.fetch_max_bytes, self._settings.fetch_max_files
+        return Fetching(Wanted(directory(), f"{job.key}.files", None, *most, mode=0o700))
 
     def _known(self, job: Job, file: ResultFile) -> dict[str, Any]:
         return {

@@ -21,6 +21,7 @@ PLACE = ROOT / "build" / "fuzz"
 LENGTH_MAX = 8192  # bytes of an input; long ones are slow, and the bounds have tests of their own
 MEMORY_MAX = 1024  # MiB, over which libFuzzer calls it a finding
 TOKENS = ["{M}", "{H}", "\\x0a", "NaN", "1e999", "parts", "status", "completed", "error", "record", "class"]
+TOKENS += ["name", "size", "sha256", "left", "../", "+\\x0a"]
 # What each parser is for; where a module has more than that, how much of these functions counts.
 TARGETS = {
     "decoder": ("covalent_sshtiming/remote/wire.py",),
@@ -28,6 +29,11 @@ TARGETS = {
     "result": ("covalent_sshtiming/electron.py",),
     "outcome": ("covalent_sshtiming/outcomes.py", "covalent_sshtiming/timing/record.py"),
     "output": ("covalent_sshtiming/host/task.py",),
+    "files": (
+        "covalent_sshtiming/fetching.py",
+        "covalent_sshtiming/fetched.py",
+        "covalent_sshtiming/remote/names.py",
+    ),
 }
 
 

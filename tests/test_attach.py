@@ -20,7 +20,7 @@ import pytest
 from support.farside import FarSide, new_key, request, until
 from support.there import alive
 
-from covalent_sshtiming.remote import places, supervisor, tasks, wire
+from covalent_sshtiming.remote import ending, places, tasks, wire
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def test_no_directory_is_unknown(tmp_path: Path) -> None:
 
 def test_the_first_outcome_stays(tmp_path: Path) -> None:
     """Whoever publishes second changes nothing and leaves nothing behind."""
-    tasks.finish(str(tmp_path), supervisor.outcome("completed"))
-    tasks.finish(str(tmp_path), supervisor.outcome("cancelled"))
+    tasks.finish(str(tmp_path), ending.outcome("completed"))
+    tasks.finish(str(tmp_path), ending.outcome("cancelled"))
     assert json.loads((tmp_path / "outcome").read_text())["status"] == "completed"
     assert [path.name for path in tmp_path.iterdir()] == ["outcome"]
 

@@ -18,7 +18,7 @@ from support import direct
 from support.faults import until
 
 from covalent_sshtiming.remote import cgroup, meter, surroundings
-from covalent_sshtiming.remote.supervisor import oom_words
+from covalent_sshtiming.remote.ending import oom_words
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its functions travel
 HOME = cgroup.find_home()

@@ -143,6 +143,16 @@ def elsewhere():
     import os
     return os.getcwd()
 
+with open("seed.txt", "w") as seed:
+    seed.write("seed of ")
+
+@ct.electron(executor=TimingSSHExecutor(
+    hostname="numpy", timing_filepath=log, send=["seed.txt"], fetch=["*.out"], create_unique_workdir=True
+))
+def grows(name):
+    with open("seed.txt") as seed, open(f"{name}.out", "w") as out:
+        return out.write(seed.read() + name)
+
 @ct.electron(executor=plain)
 def poor():
     import importlib.util
@@ -157,14 +167,15 @@ def large():
 @ct.lattice
 def kinds():
     return [
-        by_name(1), nothing(), array(), adder(3), table({"of": [1, 2]}), whereabouts(), elsewhere(), poor()
+        by_name(1), nothing(), array(), adder(3), table({"of": [1, 2]}), whereabouts(), elsewhere(), poor(),
+        grows("a"), grows("b"),
     ]
 
 fan_id = ct.dispatch(fan_out)(20)
 squares = ct.get_result(fan_id, wait=True).result
 large_id, kinds_id = ct.dispatch(large)(), ct.dispatch(kinds)()
 result = ct.get_result(kinds_id, wait=True)
-named, none, matrix, add, sums, left, right, packages = result.result
+named, none, matrix, add, sums, left, right, packages, *grown = result.result
 large = ct.get_result(large_id, wait=True)
 data = large.result
 summed = next(node["output"] for node in large.get_all_node_results() if node["node_name"] == "digest")
@@ -172,7 +183,7 @@ print(json.dumps({
     "fan_id": fan_id, "squares": squares, "kinds_id": kinds_id,
     "by_name": named, "none": none, "matrix": [type(matrix).__module__, matrix.tolist()],
     "blob": len(data), "digests": [summed.get_deserialized(), hashlib.sha256(data).hexdigest()],
-    "closure": add(4), "table": sums, "left": left, "right": right, "packages": packages,
+    "closure": add(4), "table": sums, "left": left, "right": right, "packages": packages, "grown": grown,
 }))
 """
 )
@@ -402,6 +413,16 @@ def test_large_values_arrive_whole_in_both_directions(values: dict[str, Any]) ->
 def test_the_machine_needs_python_and_nothing_else(values: dict[str, Any]) -> None:
     """Electrons run in an interpreter that has no covalent, and cloudpickle only because we bring it."""
     assert "covalent" not in values["packages"]
+
+
+def test_files_go_along_and_come_home(values: dict[str, Any], log: Path) -> None:
+    """Two nodes of a dispatch are sent a file of the client's, and each one's own comes to its own place."""
+    assert values["grown"] == [9, 9]
+    found = [one for one in records(log, values["kinds_id"]) if one["function"] == "grows"]
+    places = {one["node_id"]: Path(one["fetched_to"]) for one in found}
+    assert all(place.parts[-2:] == (values["kinds_id"], f"node_{node}") for node, place in places.items())
+    left = {path.name: path.read_text() for place in places.values() for path in place.glob("*.out")}
+    assert left == {"a.out": "seed of a", "b.out": "seed of b"}
 
 
 def test_covalents_own_nodes_are_marked_and_have_no_sentence(values: dict[str, Any], log: Path) -> None:

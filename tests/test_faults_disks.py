@@ -368,6 +368,99 @@ async def test_a_read_only_workdir(sshd: SSHServer, place: Path) -> None:
     assert not runs(place / "ran")
 
 
+# ---- files that come and go
+
+
+@pytest.fixture
+def small_disk(place: Path) -> Iterator[Path]:
+    """Mount a file system of 1 MiB at `place / "disk"`."""
+    mount(place / "disk", "1m")
+    try:
+        yield place / "disk"
+    finally:
+        unmount(place / "disk")
+
+
+def leaves(sizes: dict[str, int]) -> Callable[[], str]:
+    """Return a function that leaves files of these sizes."""
+
+    def function() -> str:
+        for name, size in sizes.items():
+            with open(name, "wb") as file:
+                file.write(b"x" * size)
+        return "done"
+
+    return function
+
+
+async def test_a_full_disk_here_costs_a_file_and_no_result(
+    small_disk: Path, sshd: SSHServer, place: Path
+) -> None:
+    """What finds no room here is told of with path and errno, what fits is kept, and the result too."""
+    options = {"fetch": ["*.h5"], "fetch_to": str(small_disk / "out"), "remote_workdir": str(place / "work")}
+    async with direct.machine(sshd, place) as machine:
+        ran = await machine.run(leaves({"a.h5": 1000, "b.h5": 3 << 20, "c.h5": 1000}), options=options)
+        assert ran.value == "done"
+        assert ran.stderr == (
+            f"warning: '{small_disk}/out/b.h5' was not kept here: No space left on device (errno 28). It is "
+            "still in the task's working directory.\n"
+        )
+        assert sorted(path.name for path in small_disk.rglob("*")) == ["a.h5", "c.h5", "out"]
+        record = machine.records()[-1]
+        assert (record["fetched_files"], record["fetched_bytes"], record["fetched_left"]) == (2, 2000, 1)
+
+
+async def test_a_read_only_disk_here_costs_no_result(small_disk: Path, sshd: SSHServer, place: Path) -> None:
+    """A directory that cannot be made here is told of for each file; the result is kept."""
+    remount(small_disk, "ro")
+    options = {"fetch": ["*.h5"], "fetch_to": str(small_disk / "out"), "remote_workdir": str(place / "w")}
+    async with direct.machine(sshd, place) as machine:
+        ran = await machine.run(leaves({"a.h5": 1}), options=options)
+    assert ran.value == "done"
+    assert ran.stderr.startswith(
+        f"warning: '{small_disk}/out/a.h5' was not kept here: Read-only file system (er"
+    )
+
+
+async def test_a_spool_too_full_to_note_the_files(machine: direct.Machine, place: Path) -> None:
+    """Where there is no room for the list of what was left, it is looked for again, and all of it comes."""
+    go = place / "go"
+
+    def waits() -> None:
+        import os
+        import time
+
+        for number in range(300):
+            with open(f"{'n' * 200}{number:03}.h5", "w"):
+                pass
+        open("there", "w").close()
+        while not os.path.exists(go):
+            time.sleep(0.01)
+
+    options = {"fetch": ["*.h5"], "remote_workdir": str(place / "work")}
+    running = asyncio.ensure_future(machine.run(waits, node_id=9, options=options))
+    await until((place / "work" / "there").exists)
+    fill(machine.spool)
+    go.touch()
+    ran = await asyncio.wait_for(running, 30)
+    assert ran.stderr.count("warning") == 0
+    assert len(list((machine.log.parent / "dispatch" / "node_9").iterdir())) == 300
+
+
+async def test_a_full_disk_there_takes_no_file(small_disk: Path, sshd: SSHServer, place: Path) -> None:
+    """A file that finds no room in the working directory ends the task before it begins; nothing stays."""
+    (place / "a.bin").write_bytes(bytes(2 << 20))
+    options = {"send": [str(place / "a.bin")], "remote_workdir": str(small_disk)}
+    async with direct.machine(sshd, place) as machine:
+        ran = await machine.run(noting(place / "ran"), options=options)
+    assert str(ran.error).startswith(
+        f"127.0.0.1: note could not begin: 'a.bin' could not be put into {small_disk}: No space left on "
+    )
+    assert isinstance(ran.error.__cause__ if ran.error else None, errors.TransferError)
+    assert not list(small_disk.iterdir())
+    assert not runs(place / "ran")
+
+
 # ---- the near log
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -31,6 +32,9 @@ OPTIONS: dict[str, Any] = {
     "reconnect_timeout": 1.5,
     "max_result_bytes": 1 << 20,
     "python_path": "",
+    "fetch": ["*.h5", "*/*.h5"],
+    "fetch_max_bytes": 1 << 20,
+    "fetch_max_files": 100,
 }
 TWICE = "Is something else answering there? That ended 2 connections in a row; the task may still run there."
 ENDS: dict[str, tuple[type[errors.SSHTimingError], str]] = {
@@ -68,6 +72,25 @@ ENDS: dict[str, tuple[type[errors.SSHTimingError], str]] = {
     "outcome_before_accepted": (errors.ResultError, "the result is shorter than was announced"),
     "pickled_outcome": (errors.TaskDied, "the outcome that it sent cannot be read (outcome is not JSON)"),
     "pickled_header": (errors.ResultError, "the result's header cannot be read"),
+    "file_goes_up": (
+        errors.ProtocolError,
+        "it sends a file named '../../owned.h5', which is no path below a directory. Is something else",
+    ),
+    "file_is_absolute": (errors.ProtocolError, "owned.h5', which is no path below a directory. Is something"),
+    "file_not_asked_for": (
+        errors.ProtocolError,
+        "it sends a file named '.bashrc', which is not asked for. Is",
+    ),
+    "file_with_a_nasty_name": (errors.TaskFailed, "raised all told"),
+    "file_with_another_checksum": (errors.TaskFailed, "raised all sent"),
+    "file_with_no_checksum": (errors.TaskFailed, "raised all sent"),
+    "file_shorter_than_announced": (errors.ProtocolError, "'short.h5' is shorter than it announced"),
+    "file_longer_than_announced": (errors.ProtocolError, "'long.h5' is longer than it announced"),
+    "file_without_end": (errors.ProtocolError, "it sends more files than may come"),
+    "files_without_end": (errors.ProtocolError, "it sends more files than may come"),
+    "files_left_without_end": (errors.ProtocolError, "it tells of more files than there can be"),
+    "bytes_of_no_file": (errors.ProtocolError, "it sends bytes of no file"),
+    "file_in_a_file": (errors.ProtocolError, "it announces a file where none can come"),
     "steers_terminals": (errors.TaskFailed, "raised ]0;owned[31mred\nback 31m"),
     "refuses_with_a_novel": (errors.TransferError, "(errno unknown, 10000000000000000000 bytes free of"),
     "names_like_paths": (errors.TaskDied, "/etc/passwd. Its output up to then is in the node's streams"),
@@ -160,11 +183,29 @@ async def test_a_misbehaviour_ends_in_a_typed_error(
     hostile: SSHServer, place: Path, canary: Path, misbehaviour: str
 ) -> None:
     """Each ends in its error, in bounded time and memory; it runs nothing and leaves a sound record."""
+    for left in place.rglob("node_7"):  # of those before
+        shutil.rmtree(left)
     async with direct.machine(hostile, place / misbehaviour) as machine:
         with _bounded(), nothing_unpickled():
             ran, record = await asyncio.wait_for(suffer(machine, hostile, misbehaviour), BOUND_S)
     check(misbehaviour, ran, record)
     assert not canary.exists()
+    kept = {path for path in place.rglob("*.h5") if misbehaviour != "files_without_end"}
+    assert not kept  # that one sends files as they should be, only too many
+    assert not list(place.rglob("*.part"))
+
+
+async def test_a_wrong_checksum_is_named(hostile: SSHServer, place: Path) -> None:
+    """A file that is not what its SHA-256 says is not kept; a sentence names it, the task's end stands."""
+    async with direct.machine(hostile, place / "checksum") as machine:
+        ran, record = await suffer(machine, hostile, "file_with_another_checksum")
+    kept = machine.log.parent / "ours" / "node_7"
+    assert ran.stderr.startswith(
+        f"warning: '{kept}/wrong.h5' was not kept here: its SHA-256 is not the one announced. It is still in "
+        "the task's working directory.\n"
+    )
+    assert not list(kept.iterdir())
+    assert (record["fetched_files"], record["fetched_left"]) == (0, 1)
 
 
 async def test_a_malicious_pickle_is_not_opened(hostile: SSHServer, place: Path, canary: Path) -> None:

@@ -88,7 +88,7 @@ async def left_alone(machine: Machine, function: Callable[..., Any], *args: Any,
     """Submit a task and let go of it and of the connection, as a killed dispatcher does."""
     before = known(machine)
     gate = machine.spool.parent / f"gate-{len(before)}"
-    options = {"on_shutdown": "leave"}
+    options = {"on_shutdown": "leave", **more.pop("options", {})}
     running = asyncio.ensure_future(machine.run(behind(gate, function), *args, options=options, **more))
     await until(lambda: known(machine) > before)
     await direct.pool.close_all()
@@ -296,6 +296,35 @@ async def test_a_failed_task_brings_its_error(machine: Machine, place: Path) -> 
     (record,) = read_log(place / "fetched.log").records
     assert (record.status, record.error_type) == ("failed", "TaskFailed")
     assert (await jobs("gpubox", "--fetch", "all")).stderr == "Nothing there waits to be fetched.\n"
+
+
+async def test_the_files_that_a_task_has_left_come_too(
+    machine: Machine, place: Path, far_place: There
+) -> None:
+    """--fetch brings what the task's `fetch` named, however it ended, into a directory of its key."""
+
+    def fail() -> None:
+        with open("a\nb.h5", "w") as file:
+            file.write("A")
+        with open("other", "w") as file:
+            file.write("no")
+        raise ValueError("no such luck")
+
+    work = {"remote_workdir": str(far_place / "work"), "fetch": ["*.h5", "dir"]}
+    (far_place / "work").mkdir()
+    (far_place / "work" / "dir").mkdir()
+    await left_alone(machine, fail, options=work)
+    await finished(machine)
+    (job,) = await listed()
+    ran = await jobs("gpubox", "--fetch", "all")
+    assert ran.returncode == 0, ran.stderr
+    directory = Path(ran.stdout.strip())
+    assert directory == results.directory() / f"{job['key']}.files"
+    assert [path.name for path in directory.iterdir()] == ["a\nb.h5"]
+    assert stat.S_IMODE(directory.parent.stat().st_mode) == 0o700
+    (record,) = read_log(place / "fetched.log").records
+    assert (record.status, record.fetched_files, record.fetched_bytes) == ("failed", 1, 1)
+    assert not list(machine.spool.glob("tasks/*"))
 
 
 async def test_a_killed_task_ends_with_its_children(machine: Machine, far_place: There) -> None:

@@ -1,6 +1,6 @@
 """Whatever bytes come: every parser of the near side gives what it promises, or the error that it states.
 
-20,000 examples in all, most of them almost right, since what is plainly wrong is refused by the first line.
+20,000 examples and more, most of them almost right, since what is plainly wrong is refused by the first line.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from covalent_sshtiming import outcomes
 from covalent_sshtiming.host.task import Outcome
 
 GOLDEN: list[dict[str, Any]] = json.loads((Path(__file__).parent / "golden" / "frames.json").read_text())
-BUILT = 160  # examples for each of six parsers that are built from nothing
+BUILT = 160  # examples for each of seven parsers that are built from nothing
 EDITED = 3200  # and that are sound ones with a few edits, which costs a tenth of that
+EDITED_ON_DISK = 1000  # of those, where each makes files
 
 scalars: st.SearchStrategy[Any] = st.sampled_from(
     [None, True, -1, 0, 1, 3, 10**19, 2**63, 1e300, 1.5, "", "failed", "\x1b[31m\u202e", "x" * 5000, [], {}]
@@ -66,6 +67,9 @@ TOKENS = [
     b"\0",
     b"\x01",
     b"\xff\xff",
+    b"+\n\n",
+    b"../",
+    b"/",
 ]
 
 
@@ -124,6 +128,13 @@ BUILDS: dict[str, st.SearchStrategy[bytes]] = {
         ended.map(lambda value: json.dumps(value).encode()) | odd_json,
     ),
     "output": st.binary(max_size=200),
+    "files": st.lists(
+        st.tuples(
+            objects("name", "size", "left", "sha256", "end", "more", "broken", "errno") | st.just(b"+"),
+            st.binary(max_size=5),
+        ).map(b"\n".join),
+        max_size=5,
+    ).map(b"\n".join),
     "complaints": st.builds(
         lambda facts, cut, steps: facts + b"\n" + cut + b"".join(steps),
         objects("refused", "python", "executable", "conda", "found", "text"),
@@ -171,14 +182,15 @@ def test_any_bytes_give_what_was_promised(name: str) -> None:
         count += 1
         parser(data)
 
-    for examples, number in ((BUILDS[name], BUILT), (edits, EDITED)):
+    edited_ones = EDITED_ON_DISK if name == "files" else EDITED
+    for examples, number in ((BUILDS[name], BUILT), (edits, edited_ones)):
         thorough = settings(
             database=None, deadline=None, max_examples=number, suppress_health_check=list(HealthCheck)
         )
         with nothing_unpickled():
             thorough(given(examples)(holds))()
     print(f"{name}: {count} examples in {time.monotonic() - begun:.1f} s")
-    assert count >= BUILT + EDITED
+    assert count >= BUILT + edited_ones
 
 
 @pytest.mark.parametrize("name", parsers.PARSERS)

@@ -23,6 +23,10 @@ from covalent_sshtiming.reach import target_of
 from covalent_sshtiming.settings import resolve
 
 HOST_TABLE = "[executors.sshtiming.hosts.build01] in covalent.conf"
+NO_PATTERN = (
+    "write a path relative to the task's working directory, without . or .. in it, and without / at its end, "
+    "such as *.h5, plots/*.png or logs/**."
+)
 
 
 def refusal(arguments: Mapping[str, Any], section: Mapping[str, Any] | None = None) -> str:
@@ -408,6 +412,14 @@ def test_no_text_may_break_a_line(name: str, hostile: str) -> None:
         ("max_result_bytes", 1e9, "is 1000000000.0; write a whole number of bytes, 0 or more."),
         ("max_parallel", "2", "is '2'; write a whole number of tasks, 0 or more, without quotes."),
         ("env", "A=1", "is 'A=1'; write a table, without quotes."),
+        ("fetch", "*.h5", "is '*.h5'; write a list of texts in quotes."),
+        ("fetch", [1], "is [1]; write a list of texts in quotes."),
+        ("fetch", ["a\nb"], "contains a line break or a NUL character; remove it."),
+        ("fetch", ["ok", "../x"], f"is ['ok', '../x']; {NO_PATTERN}"),
+        ("fetch", ["/etc/passwd"], f"is ['/etc/passwd']; {NO_PATTERN}"),
+        ("fetch", ["plots/"], f"is ['plots/']; {NO_PATTERN}"),
+        ("fetch", ["./a"], f"is ['./a']; {NO_PATTERN}"),
+        ("fetch_max_files", -1, "is -1; write a whole number of files, 0 or more."),
     ],
 )
 def test_a_value_of_the_wrong_kind_or_size_is_refused(name: str, value: object, sentence: str) -> None:
@@ -416,6 +428,18 @@ def test_a_value_of_the_wrong_kind_or_size_is_refused(name: str, value: object, 
     assert refusal({"hostname": "build01"}, {name: value}) == f"{name} ({SECTION}) {sentence}"
     table = {"hosts": {"build01": {name: value}}}
     assert refusal({"hostname": "build01"}, table) == f"{name} ({HOST_TABLE}) {sentence}"
+
+
+def test_files_are_lists_that_the_nearest_layer_gives() -> None:
+    """`send` and `fetch` do not add up; a path to send is absolute or below the server's home."""
+    section = {"hostname": "m", "fetch": ["*.a"], "send": ["~/x"], "hosts": {"m": {"fetch": ["*.b", "c"]}}}
+    found = resolve({"hostname": "m"}, section)
+    assert (found.fetch, found.send) == (("*.b", "c"), (str(Path.home() / "x"),))
+    assert resolve({"hostname": "m", "fetch": ["d"]}, section).fetch == ("d",)
+    assert resolve({"hostname": "other"}, {}).fetch == ()
+    assert refusal({"hostname": "m"}, {"send": ["x/*.csv"]}) == (
+        f"send ({SECTION}) is ['x/*.csv']; write an absolute path, or one that begins with ~/."
+    )
 
 
 @pytest.mark.parametrize("name", ["", "1A", "A-B", "A=B", "A B", "Ä", "A\n", "$(x)"])

@@ -103,6 +103,18 @@ async def test_a_gibibyte_each_way(sshd: SSHServer, place: Path) -> None:
     assert max(move.lag_p99_s for move in seen.values()) < LAG_P99_S
 
 
+async def test_a_file_of_a_gibibyte_each_way(sshd: SSHServer, place: Path) -> None:
+    """While a file of 1 GiB goes out and comes back, the loop is late by less than 50 ms at p99."""
+    seen = await soaking.carries(sshd, place, 1 << 30)
+    for name, move in seen.items():
+        rate, lag = move.size / move.seconds / 1e6, 1000 * move.lag_p99_s
+        print(f"\n  {name}: {move.seconds:.1f} s, {rate:.0f} MB/s, loop lag p99 {lag:.1f} ms, ", end="")
+        print(f"at most {1000 * move.lag_max_s:.0f} ms; memory {move.peak / 2**20:.0f} MiB at its peak")
+    assert all(move.whole for move in seen.values())
+    assert max(move.peak for move in seen.values()) < 64 << 20
+    assert max(move.lag_p99_s for move in seen.values()) < LAG_P99_S
+
+
 async def test_five_hundred_at_once(sshd: SSHServer, place: Path) -> None:
     """While 500 tasks that came at once run, the event loop is late by less than 50 ms at p99."""
     lag, seconds = await soaking.crowd(sshd, place, 500)

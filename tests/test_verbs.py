@@ -103,7 +103,11 @@ def test_csv_and_json_have_the_same_values(home: Path) -> None:
 def test_every_field_of_the_record_is_shown_by_show(home: Path, tmp_path: Path) -> None:
     """`show` leaves no field out that has a value."""
     full = json.loads((GOLDEN.parent / "record-1.jsonl").read_text())
-    full.update(gpu_devices="0,1", gpu_utilization=0.5, gpu_memory_peak_bytes=1 << 30, gpu_device_wide=True)
+    full |= {"sent_files": 1, "sent_bytes": 1, "fetched_files": 1, "fetched_bytes": 1, "fetched_left": 0}
+    full |= {"fetched_to": "/results/node_0", "fetched_names": '["a.h5"]', "phase_fetch_wall_s": 0.1}
+    full |= {"gpu_devices": "0,1", "gpu_utilization": 0.5, "gpu_memory_peak_bytes": 1 << 30}
+    full |= {"gpu_device_wide": True}
+    assert full.keys() >= set(FIELDS)
     TimingLog(tmp_path / "log.jsonl").append(TimingRecord.from_mapping(full))
     out = told("show", full["record_id"][:6], str(tmp_path / "log.jsonl"), home=home)
     named = {line.split()[0] for line in out.splitlines() if line.strip()}

@@ -135,7 +135,7 @@ def test_memory_is_bounded_by_one_frame(size: int) -> None:
         (head(version=2), "frame version 2, not 1"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "frame version 83, not 1"),
         (head(kind=0), "frame of unknown type 0"),
-        (head(kind=17), "frame of unknown type 17"),
+        (head(kind=18), "frame of unknown type 18"),
         (head(kind=255), "frame of unknown type 255"),
         (head(body=wire.MAX_BODY + 1), "frame body of 65537 bytes, over 65536"),
         (head(header=0xFFFF, body=0xFFFFFFFF), "frame body of 4294967295 bytes, over 65536"),

@@ -11,7 +11,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from covalent_sshtiming.errors import ConnectError, ResultError, TaskDied, TaskError, TransferError
+from covalent_sshtiming.errors import (
+    ConnectError,
+    ProtocolError,
+    ResultError,
+    TaskDied,
+    TaskError,
+    TransferError,
+)
 from covalent_sshtiming.host import upload
 from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
@@ -112,6 +119,26 @@ def data(session: Session, task: Task, frame: wire.Frame) -> bool:
     return bool(frame.body)
 
 
+def file(session: Session, task: Task, frame: wire.Frame) -> bool:
+    """Take of the files that the task has left."""
+    files = task.request.files
+    if files is None:
+        return False
+    task.mark("told")
+    task.mark("files")
+    if task.files_on is not session:
+        task.files_on = session
+        files.begin(lambda taken: session.send(wire.FILE, task.number, {"taken": taken}))
+    try:
+        brought = files.take(frame.header, frame.body)
+    except ProtocolError as error:
+        text = printable(str(error))
+        raise ProtocolError(f"{session.target}: {text}. Is something else answering there?") from error
+    if "end" in frame.header:
+        task.mark("fetched")
+    return brought
+
+
 def outcome(session: Session, task: Task, frame: wire.Frame) -> bool:
     """End the task with what became of it."""
     task.mark("told")
@@ -148,4 +175,5 @@ HANDLERS: dict[int, Callable[[Session, Task, wire.Frame], bool]] = {
     wire.DATA: data,
     wire.OUTCOME: outcome,
     wire.LIST: listing,
+    wire.FILE: file,
 }

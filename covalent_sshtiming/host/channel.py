@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -11,9 +12,12 @@ import asyncssh
 
 from covalent_sshtiming.host.streams import Receiver
 
-WINDOW = 4 << 20  # bytes that may be under way to us before we take them
+# Bytes that may be under way to us before we take them: at least, at most, and for an unknown round trip.
+WINDOW_LEAST, WINDOW_MOST, WINDOW_UNKNOWN = 1 << 20, 8 << 20, 4 << 20
+PACE = 1 << 30  # bytes a second that the window leaves room for
 PACKET = 128 * 1024
 DISCONNECT_SECONDS = 5.0
+_RTT_AT = 148  # where Linux's tcp_info has tcpi_min_rtt, four bytes of microseconds
 CARRIER = "carrier"  # a connection's extra info: the jump host's connection, or the ProxyCommand, below it
 
 
@@ -84,7 +88,7 @@ async def open_channel(
             env={},  # what the ssh config would set or send is not for us
             send_env=[],
             encoding=None,
-            window=WINDOW,
+            window=window_for(_round_trip(connection)),
             max_pktsize=PACKET,
         )
     )
@@ -96,6 +100,29 @@ async def open_channel(
     finally:
         opening.cancel()  # does nothing if it is done
     return SSHStreams(connection, channel)
+
+
+def window_for(round_trip: float | None) -> int:
+    """Return a channel's window for a round trip of so many seconds, in bytes.
+
+    What a link does not hold lies about on the way. A small task's answer waits behind it, and the event
+    loop takes all of it in one step: 20 ms for 4 MiB.
+    """
+    if round_trip is None:
+        return WINDOW_UNKNOWN
+    return min(WINDOW_MOST, max(WINDOW_LEAST, int(round_trip * PACE)))
+
+
+def _round_trip(connection: asyncssh.SSHClientConnection) -> float | None:
+    """Return the shortest one that the kernel has seen, `tcpi_min_rtt` of TCP_INFO, in seconds; or None."""
+    sock = connection.get_extra_info("socket")
+    if sock is None or connection.get_extra_info(CARRIER) is not None or not hasattr(socket, "TCP_INFO"):
+        return None
+    try:
+        told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT_AT + 4)
+    except OSError:  # no TCP
+        return None
+    return int.from_bytes(told[_RTT_AT:], sys.byteorder) / 1e6 if len(told) == _RTT_AT + 4 else None
 
 
 def _acknowledge_at_once(connection: asyncssh.SSHClientConnection) -> None:

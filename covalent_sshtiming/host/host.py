@@ -29,7 +29,7 @@ from covalent_sshtiming.host.bootstrap import printable
 from covalent_sshtiming.host.session import Session
 from covalent_sshtiming.host.streams import Receiver, Streams
 from covalent_sshtiming.host.target import Target
-from covalent_sshtiming.host.task import Inquiry, Outcome, Request, Sink, Task, ended_here
+from covalent_sshtiming.host.task import Files, Inquiry, Outcome, Request, Sink, Task, ended_here
 from covalent_sshtiming.remote import wire
 
 _log = logging.getLogger(__name__)
@@ -134,9 +134,9 @@ class Host:
         if not task.future.done() and task.let_go(patience.parting(self.target, self._machine, task)):
             task.future.add_done_callback(lambda future: self._abandoned(task, future))
 
-    async def attach(self, key: str, sink: Sink) -> Outcome:
+    async def attach(self, key: str, sink: Sink, files: Files | None = None) -> Outcome:
         """Wait for the end of a task that some process has sent; raises one of our errors."""
-        task = Task(next(self._task_numbers), Request(key, {}, 0, lambda: ()), sink)
+        task = Task(next(self._task_numbers), Request(key, {}, 0, lambda: (), files=files), sink)
         task.sent = task.met = task.accepted = True
         return await self._see(task)
 
@@ -196,7 +196,7 @@ class Host:
             self._end_there(session, task)
         if task.sent:
             have = {"stdout": task.outputs[0].end, "stderr": task.outputs[1].end}
-            wish = {"follow": bool(task.request.live), "cancelled": task.cancelled}
+            wish = {**task.request.wishes, "cancelled": task.cancelled}
             session.send(wire.ATTACH, task.number, {"key": task.request.key, **have, **wish})
             return
         upload.submit(session, task)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,14 +34,27 @@ class Sink(Protocol):
         """Take the next bytes."""
 
 
+class Files(Protocol):
+    """Where the files go that a task has left."""
+
+    settled: int  # how many the machine need not tell of again
+
+    def begin(self, tell: Callable[[int], None]) -> None:
+        """Begin on a new connection, which `tell` tells how much was taken."""
+
+    def take(self, header: Mapping[str, Any], body: bytes) -> bool:
+        """Take a frame; tell whether it brought anything. Raises ProtocolError, for the host to be added."""
+
+
 @dataclass
 class Request:
     """A task as it travels: its key, what the agent has to know, its size and its bytes.
 
-    `chunks` gives the body anew at each call, in pieces of at most 64 KiB. `left` says whether any of
-    it was ever written to a connection: as long as not, it has certainly not run. `live` is told
-    (descriptor, bytes) of the output as it comes; without it, output comes with the end. With `leave`
-    nobody ends the task because this process ends.
+    `chunks` gives the body anew at each call, in pieces of at most 64 KiB; `more` gives what follows them,
+    and may raise TransferError. `left` says whether any of it was ever written to a connection: as long as
+    not, it has certainly not run. `live` is told (descriptor, bytes) of the output as it comes; without it,
+    output comes with the end. Files that the task has left go into `files`; without it they stay there. With
+    `leave` nobody ends the task because this process ends.
     """
 
     key: str
@@ -51,6 +64,14 @@ class Request:
     left: bool = False
     live: Callable[[int, bytes], None] | None = None
     leave: bool = False
+    more: Callable[[], AsyncIterator[bytes]] | None = None
+    files: Files | None = None
+
+    @property
+    def wishes(self) -> dict[str, Any]:
+        """What a submit or an attach says of how its task is to be told of."""
+        follow = {"follow": True} if self.live else {}
+        return {**follow, "files": self.files.settled} if self.files else follow
 
 
 @dataclass
@@ -104,6 +125,7 @@ class Task:
         self.sent_by: Session | None = None  # the first session that it was sent on
         self.submitted_on: Session | None = None  # the last session that its request went out on
         self.result_on: Session | None = None  # the last session that announced a result
+        self.files_on: Session | None = None  # the last session that told of files
         self.machine: object = None  # the id of the machine that it was sent to
         self.met = False  # whether an agent was there for it; else nobody may have read what was sent
         self.accepted = False
@@ -122,16 +144,19 @@ class Task:
 
     def waits(self) -> dict[str, float | None]:
         """Return the near phases in seconds; None for one that did not happen."""
+        fetch = self._between("files", "fetched")
         return {
             "phase_connect_wall_s": self._between("begun", "sent"),
             "phase_upload_wall_s": self._between("sent", "accepted"),
-            "phase_download_wall_s": self._between("told", "ended"),
+            "phase_download_wall_s": self._between("told", "ended", less=fetch or 0.0),
+            "phase_fetch_wall_s": fetch,
         }
 
-    def _between(self, first: str, last: str) -> float | None:
+    def _between(self, first: str, last: str, less: float = 0.0) -> float | None:
         if first not in self.at or last not in self.at:
             return None
-        return max(0.0, self.at[last] - self.at[first])  # the far side says how long it kept an answer back
+        # Not below 0: the far side says how long it kept an answer back.
+        return max(0.0, self.at[last] - self.at[first] - less)
 
     def wait(self) -> asyncio.Future[Outcome]:
         """Return what its `run` waits for: its end, or that it is let go of."""

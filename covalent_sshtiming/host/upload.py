@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import AsyncIterator
 
+from covalent_sshtiming.errors import TransferError
 from covalent_sshtiming.host import patience
 from covalent_sshtiming.host.session import Session
-from covalent_sshtiming.host.task import Task
+from covalent_sshtiming.host.task import Request, Task
 from covalent_sshtiming.remote import wire
 
 _YIELD_FRAMES = 8  # upload frames between two looks at the event loop
@@ -26,10 +28,8 @@ def submit(session: Session, task: Task) -> None:
     task.met = task.met or bool(session.hello)
     task.mark("sent")
     request = task.request
-    head = {**request.head, "key": request.key, "size": request.size}
-    if request.live:
-        head["follow"] = True
-    if request.size <= wire.MAX_BODY:
+    head = {**request.head, **request.wishes, "key": request.key, "size": request.size}
+    if request.size <= wire.MAX_BODY and request.more is None:
         body = b"".join(request.chunks())
         session.send(wire.SUBMIT, task.number, {**head, "sha256": hashlib.sha256(body).hexdigest()}, body)
         return
@@ -50,19 +50,32 @@ async def _submit_later(session: Session, task: Task) -> None:
     submit(session, task)
 
 
+async def _body(request: Request) -> AsyncIterator[bytes]:
+    """Yield all of a body, with a look at the event loop now and then."""
+    for count, chunk in enumerate(request.chunks()):
+        yield chunk
+        if count % _YIELD_FRAMES == 0:
+            await asyncio.sleep(0)
+    if request.more is not None:
+        async for chunk in request.more():
+            yield chunk
+
+
 async def _upload(session: Session, task: Task) -> None:
     """Send a large body, no faster than the connection takes it, in turn with other tasks."""
     digest = hashlib.sha256()
     try:
-        for count, chunk in enumerate(task.request.chunks()):
+        async for chunk in _body(task.request):
             digest.update(chunk)
             session.send(wire.DATA, task.number, None, chunk)
-            if count % _YIELD_FRAMES == 0:
-                await asyncio.sleep(0)
             await session.writable_now.wait()
             if not session.alive:
                 return
         session.send(wire.END, task.number, {"sha256": digest.hexdigest()})
+    except TransferError as error:  # of a file that is sent along; nothing of the task has begun
+        for kind in (wire.CANCEL, wire.ACK):
+            session.send(kind, task.number, {"key": task.request.key})
+        task.fail(TransferError(f"{session.target}: {error}"))
     except Exception as error:  # noqa: BLE001 - the body's own iterator: nobody awaits this coroutine, the task does
         task.fail(error)
 

@@ -60,6 +60,7 @@ class Agent:
             if self._foreman.waiting:
                 self._warm_up()
                 self._safely(self._foreman.start_waiting)
+            self._safely(self._foreman.couriers.stir)
             self._safely(self._keep_time)
             if self._idle() and self._shut_door():
                 return
@@ -169,6 +170,7 @@ class Agent:
         for upload in connection.uploads.values():
             upload.abandon()
         self._foreman.unwatch(connection)
+        self._foreman.couriers.drop(connection)
         connection.close()
 
     def _drop_older(self, client: str) -> None:
@@ -187,7 +189,7 @@ class Agent:
 
         self._guard(connection, act)
 
-    def _deliver(self, connection: Connection, frames: "Iterator[bytes]") -> None:
+    def _deliver(self, connection: Connection, frames: "Iterator[Any]") -> None:
         self._guard(connection, lambda: connection.download(frames))
 
     def _guard(self, connection: Connection, act: "Callable[[], Any]") -> None:

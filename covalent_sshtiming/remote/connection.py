@@ -5,6 +5,7 @@ in a bounded buffer, and downloads are asked for their next frame, in turn, only
 room. So one stopped sshd does not stall the rest, and a large result not a small one.
 """
 
+import functools
 import itertools
 import os
 import socket
@@ -41,7 +42,8 @@ class Connection:
         self._out: "Deque[memoryview]" = deque()
         self._waiting = 0  # bytes in it
         self._held: "List[Tuple[int, int, float]]" = []  # kind, task, and since when
-        self._downloads: "Deque[Iterator[bytes]]" = deque()
+        self._downloads: "Deque[Iterator[Any]]" = deque()
+        self._parked: "List[Iterator[Any]]" = []  # downloads that have nothing to say yet
         for handle in (reading, writing):
             os.set_blocking(handle, False)
 
@@ -84,13 +86,16 @@ class Connection:
         """Whether what can wait may be sent just now."""
         return self._waiting < OUT_LOW
 
-    def download(self, frames: "Iterator[bytes]") -> None:
-        """Queue a delivery; its frames are interleaved with those of the others."""
+    def download(self, frames: "Iterator[Any]") -> None:
+        """Queue a delivery; its frames are interleaved with those of the others.
+
+        Where it has nothing to say yet it yields a function, which is given what makes it go on.
+        """
         self._downloads.append(frames)
 
     def call_off(self, task: int) -> None:
-        """Deliver no more of a task's result."""
-        for frames in self._downloads:
+        """Deliver no more of a task's result and files."""
+        for frames in (*self._downloads, *self._parked):
             if isinstance(frames, Delivery) and frames.task == task:
                 frames.wanted = False
 
@@ -142,9 +147,16 @@ class Connection:
                 frame = next(frames, None)
             except OSError as error:  # the task directory went away under it
                 raise Gone from error
-            if frame is not None:
+            if callable(frame):
+                self._parked.append(frames)
+                frame(functools.partial(self._resume, frames))
+            elif frame is not None:
                 self._queue(frame)
                 self._downloads.append(frames)
+
+    def _resume(self, frames: "Iterator[Any]") -> None:
+        self._parked.remove(frames)
+        self._downloads.append(frames)
 
     def _check_open(self) -> None:
         if self.closed:

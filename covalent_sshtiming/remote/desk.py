@@ -8,9 +8,9 @@ import json
 import os
 import sys
 import time
-from typing import Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
-from . import jobs, places, supervisor, tasks, uploads, wire
+from . import ending, jobs, places, tasks, uploads, wire
 from .connection import Connection, Gone
 from .foreman import Foreman, Watch
 
@@ -36,6 +36,7 @@ class Desk:
             wire.PING: self._ping,
             wire.PONG: self._pong,
             wire.LIST: self._list,
+            wire.FILE: self._file,
         }
 
     def answer(self, connection: Connection, frame: wire.Frame) -> None:
@@ -132,12 +133,8 @@ class Desk:
             return
         connection.hold(wire.ACCEPTED, frame.task)
         self._foreman.enqueue(upload.head)
-        self._watch(connection, frame.task, upload.head["key"], (0, 0), upload.head.get("follow"))
-
-    def _watch(
-        self, connection: Connection, task: int, key: str, have: "Tuple[int, int]", follow: object = False
-    ) -> None:
-        self._foreman.watch(key, Watch(connection, task, have, follow is True))
+        head = upload.head
+        self._foreman.watch(head["key"], _watch(connection, frame.task, (0, 0), head))
 
     def _attach(self, connection: Connection, frame: wire.Frame) -> None:
         have = tuple(frame.header.get(name, 0) for name in ("stdout", "stderr"))
@@ -152,11 +149,17 @@ class Desk:
         if found == tasks.UNKNOWN:
             connection.send(wire.UNKNOWN, task)
         elif found == tasks.ENDED:
-            connection.download(tasks.Delivery(self._foreman.directory(key), task, have))
+            connection.download(self._foreman.delivery(key, _watch(connection, task, have, frame.header)))
             if frame.header.get("cancelled"):
-                connection.call_off(task)
+                self._call_off(connection, task)
         else:
-            self._watch(connection, task, key, have, frame.header.get("follow"))
+            self._foreman.watch(key, _watch(connection, task, have, frame.header))
+
+    def _file(self, connection: Connection, frame: wire.Frame) -> None:
+        """The client has taken so much of a task's files, and there may be more under way."""
+        taken = frame.header.get("taken")
+        if isinstance(taken, int):
+            self._foreman.couriers.take(connection, frame.task, taken)
 
     def _cancel(self, connection: Connection, frame: wire.Frame) -> None:
         """Stop a task wherever it is; one that was never heard of is refused from now on."""
@@ -165,19 +168,21 @@ class Desk:
         directory = self._foreman.directory(key)
         if upload is not None:
             upload.abandon()
-            self._watch(connection, frame.task, key, (0, 0))
+            self._foreman.watch(key, Watch(connection, frame.task, (0, 0), follow=False))
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:
             pass
         except OSError as error:  # a full disk: what was never stored cannot run either
             sys.stderr.write("no room to cancel: %s\n" % error)
-            connection.send(
-                wire.OUTCOME, frame.task, body=json.dumps(supervisor.outcome("cancelled")).encode()
-            )
+            connection.send(wire.OUTCOME, frame.task, body=json.dumps(ending.outcome("cancelled")).encode())
             return
-        connection.call_off(frame.task)
+        self._call_off(connection, frame.task)
         self._foreman.cancel(key)
+
+    def _call_off(self, connection: Connection, task: int) -> None:
+        connection.call_off(task)
+        self._foreman.couriers.stop(connection, task)
 
     def _list(self, connection: Connection, frame: wire.Frame) -> None:
         """Say which tasks of this user are there, whoever sent them."""
@@ -199,6 +204,13 @@ class Desk:
                 sys.stderr.write("%s cannot be removed: %s\n" % (key, error))
                 return
         connection.hold(wire.ACK, frame.task)
+
+
+def _watch(connection: Connection, task: int, have: "Tuple[int, int]", wishes: "Dict[str, Any]") -> Watch:
+    """Return who waits, with what it wishes to be told besides the end."""
+    files = wishes.get("files")
+    wanted = isinstance(files, int) and files >= 0
+    return Watch(connection, task, have, wishes.get("follow") is True, files if wanted else None)
 
 
 def _key(frame: wire.Frame) -> str:

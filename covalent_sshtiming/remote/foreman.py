@@ -13,7 +13,22 @@ import sys
 import time
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from . import aside, backlog, crew, gauge, gpus, needs, places, platforms, slots, supervisor, tasks, wire
+from . import (
+    aside,
+    backlog,
+    courier,
+    couriers,
+    crew,
+    ending,
+    gauge,
+    gpus,
+    needs,
+    places,
+    platforms,
+    slots,
+    tasks,
+    wire,
+)
 from .connection import Connection
 
 LOSSES_MAX = 3
@@ -23,11 +38,19 @@ _ORDER = ("key", "time_limit", "linger", "queued", "memory_limit", "process_limi
 class Watch:
     """Who waits for a task's end: its connection, its task number, the output that it has already."""
 
-    def __init__(self, connection: Connection, task: int, have: "Tuple[int, int]", follow: bool) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        task: int,
+        have: "Tuple[int, int]",
+        follow: bool,
+        files: "Optional[int]" = None,
+    ) -> None:
         self.connection = connection
         self.task = task
         self.have = have
         self.follow = follow  # whether output is wanted as it comes
+        self.files = files  # how many of its files are settled there; None where none are wanted
 
     def send_news(self, directory: str) -> bool:
         """Queue what was printed meanwhile, if the connection has room; False where there is nothing."""
@@ -53,7 +76,7 @@ class Foreman:
         cpus: "Sequence[int]",
         crew_ahead: crew.Crew,
         selector: selectors.BaseSelector,
-        deliver: "Callable[[Connection, Iterator[bytes]], None]",
+        deliver: "Callable[[Connection, Iterator[Any]], None]",
     ) -> None:
         self.base = base
         self._name = name
@@ -67,6 +90,7 @@ class Foreman:
         self._unmarked: "Set[str]" = set()  # to be cancelled as soon as the disk takes the mark
         self._backlog = backlog.Backlog()
         self._slots = slots.Slots(base, cpus, gpus.Finder(selector))
+        self.couriers = couriers.Couriers(selector, lambda connection: deliver(connection, iter(())))
 
     def directory(self, key: str) -> str:
         """Return the directory of a task."""
@@ -153,7 +177,7 @@ class Foreman:
         if found in (tasks.WAITING, tasks.UNKNOWN) and key not in self._controls:
             self._backlog.remove(key)
             places.discard(os.path.join(directory, places.REQUEST))  # first: the outcome may need its room
-            tasks.finish(directory, supervisor.outcome("cancelled"))
+            tasks.finish(directory, ending.outcome("cancelled"))
             self._ended(key)
         started = places.read_json(os.path.join(directory, places.STARTED)) or {}
         pid = started.get("pid")
@@ -248,13 +272,20 @@ class Foreman:
         """End a waiting task that cannot be started."""
         directory = self.directory(key)
         places.discard(os.path.join(directory, places.REQUEST))  # first: the outcome may need its room
-        tasks.finish(directory, supervisor.outcome("failed", error))
+        tasks.finish(directory, ending.outcome("failed", error))
         self._backlog.remove(key)
 
     def _ended(self, key: str) -> None:
         self._losses.pop(key, None)
         for watch in self._watchers.pop(key, []):
-            self._deliver(watch.connection, tasks.Delivery(self.directory(key), watch.task, watch.have))
+            self._deliver(watch.connection, self.delivery(key, watch))
+
+    def delivery(self, key: str, watch: Watch) -> tasks.Delivery:
+        """Return what tells one who waits for it all of an ended task."""
+        directory, files = self.directory(key), None
+        if watch.files is not None and courier.has_order(directory):
+            files = self.couriers.frames(watch.connection, watch.task, directory, watch.files)
+        return tasks.Delivery(directory, watch.task, watch.have, files)
 
     def look(self) -> None:
         """Look at the watched tasks: at their output, and at those that another agent's supervisors have."""

@@ -28,10 +28,16 @@ STDOUT = "stdout"
 STDERR = "stderr"
 RESULT = "result"
 OUTCOME = "outcome"
+FETCH = "fetch"
+FILES = "files"
 
 
 class UnsafePlace(OSError):
     """A directory of ours exists, but somebody else could read, write or swap it."""
+
+
+class Unready(Exception):
+    """What a task was sent could not be put into its working directory, so it has not begun."""
 
 
 def spool_base(explicit: str = "") -> str:

@@ -10,7 +10,7 @@ import os
 import sys
 from typing import NamedTuple, Optional
 
-from . import cgroup, phases, platforms, worker
+from . import causes, cgroup, phases, platforms, worker
 from .board import Board
 
 # No current directory on the path, neither now nor for the task.
@@ -43,7 +43,7 @@ def become(here: Here, directory: str, woken: float) -> None:
         os.execve(sys.executable, words, os.environ)  # noqa: S606 - this very interpreter
     except (OSError, ValueError) as error:
         text = "%s could not be started afresh: %s" % (sys.executable or "Python", error)
-        raise worker.CannotSpawn(text) from error
+        raise causes.CannotSpawn(text) from error
 
 
 def go_on(text: str) -> None:

@@ -17,9 +17,9 @@ import signal
 import socket
 import sys
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
-from . import figures, gauge, limits, places, platforms, standby, surroundings
+from . import courier, ending, figures, gauge, limits, places, platforms, standby, surroundings
 
 ORDER_MAX = 64 * 1024  # bytes, with the longest facts and variables of a task
 HANDLES_MAX = 253  # descriptors that the kernel passes on with one message
@@ -125,6 +125,7 @@ class Supervisor:
         self.limit_at = self.kill_at = float("inf")
         self.lock: "Optional[int]" = None
         self.agent_gone = False
+        self.spent = False  # a child of ours hangs that the next task would be charged for
         self.gauge = gauge.Gauge(order["handles"].pop()) if order.get("gauged") else None
         self.oom_kills: "Optional[int]" = None  # of the whole machine, when the worker was let go
         self.forgetful = False  # whether a worker that left no report had SIGCHLD ignored
@@ -141,13 +142,16 @@ class Supervisor:
             return
         if os.path.exists(self._path(places.CANCEL)):
             places.discard(self._path(places.REQUEST))
-            self._publish(outcome("cancelled"))
+            self._publish(ending.outcome("cancelled"))
             return
         started = dict(self.me, facts=self.order.get("facts"))
         if not places.create(self._path(places.STARTED), json.dumps(started).encode().ljust(ROOM)):
             return
         self._run()
-        self._publish(self._outcome())
+        ended = self._outcome()
+        if ended["status"] != "cancelled" and courier.has_order(self.directory):
+            self.spent = not courier.note_apart(self.directory)
+        self._publish(ended)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
@@ -248,10 +252,10 @@ class Supervisor:
 
     def _outcome(self) -> "Dict[str, Any]":
         report = self.crew.board.report()
-        code, number = _exit_of(self.status)
+        code, number = ending.exit_of(self.status)
         # Why we ended it counts before what it said on the way: it may catch TERM and return.
         if report and not (self.reason or code or number):
-            ended = outcome(report["status"], report.get("error"))
+            ended = ending.outcome(report["status"], report.get("error"))
             ended["result"] = report.get("result")
         else:
             ended = self._abnormal(code, number)
@@ -272,23 +276,25 @@ class Supervisor:
 
     def _abnormal(self, code: "Optional[int]", number: int) -> "Dict[str, Any]":
         if self.reason == "cancelled":
-            return outcome("cancelled")
+            return ending.outcome("cancelled")
         if self.reason == "timeout":
             text = "ran longer than its time limit of %g s" % float(self.order["time_limit"])
-            return outcome("timeout", {"class": "TimeLimitExceeded", "text": text})
+            return ending.outcome("timeout", {"class": "TimeLimitExceeded", "text": text})
         if number:
-            text = "was killed by %s" % signal_name(number)
+            text = "was killed by %s" % ending.signal_name(number)
             if number == signal.SIGKILL:
                 text += self._out_of_memory()
-            return outcome("killed", {"class": "TaskDied", "text": text})
+            return ending.outcome("killed", {"class": "TaskDied", "text": text})
         if os.path.exists(self._path(places.REQUEST)):  # a fork has opened it at once: this one is spawned
             text = "its fresh interpreter exited %s before it began: see its stderr, and what env sets for it"
-            return outcome("failed", {"class": "RemoteEnvError", "text": text % code, "phase": "start"})
-        return outcome("failed", {"class": "TaskDied", "text": "exited %s without a result" % code})
+            return ending.outcome(
+                "failed", {"class": "RemoteEnvError", "text": text % code, "phase": "start"}
+            )
+        return ending.outcome("failed", {"class": "TaskDied", "text": "exited %s without a result" % code})
 
     def _out_of_memory(self) -> str:
         of_group = self.crew.group.oom_kills() if self.crew.group else None
-        return oom_words(of_group, self.oom_kills, surroundings.oom_kills())
+        return ending.oom_words(of_group, self.oom_kills, surroundings.oom_kills())
 
     def _seen(self) -> figures.Seen:
         return figures.Seen(
@@ -323,7 +329,9 @@ class Supervisor:
                 os.close(handle)
 
     def report_back(self) -> bool:
-        """Tell the agent that the task is done with; False if the agent has gone."""
+        """Tell the agent that the task is done with; False if the agent has gone, or we must go."""
+        if self.spent:
+            return False
         if not self.agent_gone:
             try:
                 self.control.send(b"o", socket.MSG_DONTWAIT)
@@ -353,39 +361,3 @@ def identity() -> "Dict[str, Any]":
     """Return what `started` says of a task's supervisor: another agent tells by it whether it lives."""
     ticks = platforms.start_ticks(os.getpid())
     return {"boot": places.machine()[1], "pid": os.getpid(), "session": os.getsid(0), "ticks": ticks}
-
-
-def outcome(status: str, error: "Optional[Dict[str, Any]]" = None) -> "Dict[str, Any]":
-    """Return an outcome that has no more to tell than how the task ended."""
-    blank = {"result": None, "exit_code": None, "exit_signal": None, "stdout": 0, "stderr": 0}
-    return dict(blank, record={}, status=status, error=error)
-
-
-def oom_words(of_group: "Optional[int]", before: "Optional[int]", now: "Optional[int]") -> str:
-    """Return what the kernel's counters say of whether a SIGKILL was its own, for want of memory.
-
-    `of_group` is the counter of the task's control group, the others the machine's, before and after.
-    """
-    if of_group:
-        return " because memory ran out (oom_kill of its control group is %d)" % of_group
-    if before is None or now is None:
-        return " (the kernel does that to the largest process when memory runs out)"
-    if now > before:
-        return " (memory ran out there: oom_kill of /proc/vmstat rose by %d meanwhile)" % (now - before)
-    return " (memory did not run out there: oom_kill of /proc/vmstat has not risen)"
-
-
-def _exit_of(status: "Optional[int]") -> "Tuple[Optional[int], int]":
-    if status is None:
-        return None, 0
-    if os.WIFSIGNALED(status):
-        return None, os.WTERMSIG(status)
-    return os.WEXITSTATUS(status), 0
-
-
-def signal_name(number: int) -> "Optional[str]":
-    """Return SIGKILL for 9, and so on; None for 0."""
-    try:
-        return signal.Signals(number).name if number else None
-    except ValueError:
-        return "signal %d" % number

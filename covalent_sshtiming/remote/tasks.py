@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, Dict, Iterator, Optional, Tuple
 
-from . import places, platforms, pump, supervisor, wire
+from . import ending, places, platforms, pump, wire
 
 ENDED, RUNNING, DIED, WAITING, UNKNOWN = "ended", "running", "died", "waiting", "unknown"
 _LENGTH = struct.Struct("!I")
@@ -50,7 +50,7 @@ def close_dead(directory: str) -> None:
         session = started.get("session")
         if isinstance(session, int) and session > 1 and _is_same(session, started.get("ticks")):
             platforms.send_signal(platforms.session_members(session), signal.SIGKILL)
-    ended = supervisor.outcome("killed", {"class": "TaskDied", "text": text})
+    ended = ending.outcome("killed", {"class": "TaskDied", "text": text})
     for name in (places.STDOUT, places.STDERR):
         ended[name] = _size(os.path.join(directory, name))
     finish(directory, ended)
@@ -146,36 +146,44 @@ def news(directory: str, have: "Tuple[int, int]") -> "Iterator[Tuple[int, int, b
 
 
 class Delivery:
-    """Iterates over the frames that tell a client all of an ended task: output, result, outcome last.
+    """Iterates over what tells a client all of an ended task: output, result, files, outcome last.
+
+    That is frames, or where there is none yet a function: see `Connection.download`. A cancelled task's files
+    stay where they are.
 
     Attributes:
         task: its number on that connection.
-        wanted: false once it was cancelled under way: no more of the result comes, and the outcome says so.
+        wanted: false once it was cancelled under way: no more of result and files comes, and the outcome
+            says so.
     """
 
-    def __init__(self, directory: str, task: int, have: "Tuple[int, int]") -> None:
+    def __init__(
+        self, directory: str, task: int, have: "Tuple[int, int]", files: "Optional[Iterator[Any]]" = None
+    ) -> None:
+        """Begin where the client is; `files` tells of those that it wants, as a connection's download."""
         self.task = task
         self.wanted = True
         self._directory = directory
         self._have = have
+        self._files = files
         self._frames = self._all()
 
     def __iter__(self) -> "Delivery":
         return self
 
-    def __next__(self) -> bytes:
+    def __next__(self) -> "Any":
         return next(self._frames)
 
-    def _all(self) -> "Iterator[bytes]":
+    def _all(self) -> "Iterator[Any]":
         try:
             for frame in self._telling():
                 yield frame
         except (OSError, KeyError, TypeError, ValueError) as error:
             text = "left an outcome or a result that cannot be read (%s)" % error
-            ended = supervisor.outcome("failed", {"class": "TaskDied", "text": text[:1000]})
+            ended = ending.outcome("failed", {"class": "TaskDied", "text": text[:1000]})
             yield wire.encode(wire.OUTCOME, self.task, body=json.dumps(ended).encode())
 
-    def _telling(self) -> "Iterator[bytes]":
+    def _telling(self) -> "Iterator[Any]":
         ended = places.read_json(os.path.join(self._directory, places.OUTCOME))
         if ended is None:
             raise ValueError("no outcome")
@@ -183,13 +191,21 @@ class Delivery:
             path = os.path.join(self._directory, name)
             for offset, data in pump.read_stream(path, int(ended[name]), self._have[number]):
                 yield wire.encode(wire.STREAM, self.task, {"fd": number + 1, "offset": offset}, data)
+        for frame in self._made(ended):
+            if not self.wanted:
+                ended = dict(ended, status="cancelled", result=None)
+                break
+            yield frame
+        yield wire.encode(wire.OUTCOME, self.task, body=_fitting(ended))
+
+    def _made(self, ended: "Dict[str, Any]") -> "Iterator[Any]":
+        """Yield what the task has made: its result, then its files."""
         if ended["result"]:
             for frame in self._result(ended["result"]):
-                if not self.wanted:
-                    ended = dict(ended, status="cancelled", result=None)
-                    break
                 yield frame
-        yield wire.encode(wire.OUTCOME, self.task, body=_fitting(ended))
+        if self._files is not None and ended["status"] != "cancelled":
+            for frame in self._files:
+                yield frame
 
     def _result(self, parts: "Any") -> "Iterator[bytes]":
         yield wire.encode(wire.RESULT, self.task, {"parts": parts})

@@ -18,6 +18,9 @@ MAX_BODY = 64 * 1024  # bytes of body in one frame
 MAX_TASK = 0xFFFFFFFF  # the greatest task number
 MAX_DIGITS = 20  # of a whole number, its sign apart: as many as 64 bits need
 
+FILE_WINDOW = 4 << 20  # of one task's files, under way and not taken yet
+FILE_COST = 1024  # bytes that a frame of a file counts for, besides its body
+
 HELLO = 1  # both: who is speaking
 SUBMIT = 2  # client: claim a key; the body begins the request
 DATA = 3  # both: more of the request, or of the result
@@ -34,6 +37,7 @@ REFUSED = 13  # agent: the request could not be stored
 PING = 14
 PONG = 15
 LIST = 16  # client: which tasks are there; agent: some of them, as JSON in the body
+FILE = 17  # agent: a file that the task has left, or more of it; client: so much was taken
 
 NAMES = {
     HELLO: "hello",
@@ -52,6 +56,7 @@ NAMES = {
     PING: "ping",
     PONG: "pong",
     LIST: "list",
+    FILE: "file",
 }
 
 _HEAD = struct.Struct("!BBHII")
@@ -79,6 +84,11 @@ def encode(kind: int, task: int = 0, header: "Dict[str, Any]" = {}, body: bytes 
     if len(text) > MAX_HEADER or len(body) > MAX_BODY:
         raise ValueError("frame too large: %d bytes of header, %d of body" % (len(text), len(body)))
     return b"".join((_HEAD.pack(VERSION, kind, len(text), task, len(body)), text, body))
+
+
+def file_cost(body: bytes) -> int:
+    """Return what a frame of a file takes up of the window."""
+    return FILE_COST + len(body)
 
 
 class Decoder:

@@ -9,83 +9,13 @@ atexit, no joining of what the user left behind. The supervisor makes the outcom
 import io
 import json
 import os
-import platform
 import sys
 import time
-import traceback
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from . import cgroup, culprit, hooks, limits, phases, places, surroundings
+from . import causes, cgroup, hooks, phases, places, result, surroundings
 from .board import Board
-
-SMALL = 64 * 1024  # bytes of a request that is read at once
-TRACEBACK_CHARS = 16000
-TEXT_CHARS = 4000
-SHORT_STRING = 64 * 1024  # a bytes result longer than this is not spelt out; see _string_of
-
-
-class TooLarge(Exception):
-    """The pickled result passed the cap."""
-
-
-class CannotSpawn(Exception):
-    """No fresh interpreter is to be had for a task that wants one; the text says why."""
-
-
-class Request:
-    """A request: the spec, and each pickled part at its offset."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._skip_head()
-        self.spec: "Dict[str, Any]" = json.loads(self._file.read(self._number()).decode("utf-8"))
-        self._at = self._file.tell()
-
-    @classmethod
-    def at(cls, path: str) -> "Request":
-        """Open a request file; a small one is in memory then."""
-        handle = places.open_file(path)
-        beginning = os.read(handle, SMALL)
-        if len(beginning) < SMALL:
-            os.close(handle)
-            return cls(io.BytesIO(beginning))
-        os.lseek(handle, 0, os.SEEK_SET)
-        return cls(os.fdopen(handle, "rb"))
-
-    def _number(self) -> int:
-        return int.from_bytes(self._file.read(4), "big")
-
-    def _skip_head(self) -> None:
-        self._file.seek(4 + self._number())
-
-    def take(self, size: int) -> "Callable[[], Any]":
-        """Return a function that unpickles the next `size` bytes."""
-        at, self._at = self._at, self._at + size
-
-        def load() -> Any:
-            import cloudpickle
-
-            self._file.seek(at)
-            return cloudpickle.load(self._file)
-
-        return load
-
-    def keep(self, size: int) -> "Callable[[], Any]":
-        """Return a function that unpickles the next `size` bytes, which are read into memory now."""
-        self._file.seek(self._at)
-        data = self._file.read(size)
-        self._at += size
-
-        def load() -> Any:
-            import cloudpickle
-
-            return cloudpickle.loads(data)
-
-        return load
-
-    def close(self) -> None:
-        """Let go of the file, which is already gone from the directory."""
-        self._file.close()
+from .request import SMALL, Request
 
 
 def run(
@@ -118,10 +48,12 @@ def run(
         os.unlink(os.path.join(directory, places.REQUEST))
         # Where an interpreter of its own stands is not found out twice: the variables may name another home.
         _stand(dict(request.spec, workdir=workdir, unique=False) if workdir else request.spec, mask)
+        if request.spec.get("send") or request.spec.get("fetch"):
+            _stage(request, directory)
         report = _perform(request, marks, os.path.join(directory, places.RESULT), spool)
     except BaseException as error:  # noqa: BLE001 - whatever the user's code raises is an outcome
         _end_if_copy(owner, error)
-        report["error"] = dict(describe(error, marks.name), phase=marks.name)
+        report["error"] = dict(causes.describe(error, marks.name), phase=marks.name)
     marks.enter("exit")
     _flush()
     board.leave(dict(report, call=marks.call, left=marks.left))
@@ -159,6 +91,13 @@ def _stand(spec: "Dict[str, Any]", mask: int) -> None:
         os.chdir(workdir)
     os.environ.update(spec["env"])
     os.environ["PWD"] = workdir
+
+
+def _stage(request: Request, directory: str) -> None:
+    """See to the task's files; what that takes is loaded only where there are any."""
+    from . import staging
+
+    staging.prepare(request.spec, request.rest(), directory)
 
 
 def open_streams() -> None:
@@ -237,7 +176,7 @@ def _perform(request: Request, marks: phases.Phases, path: str, spool: str) -> "
         finally:
             marks.look_again()
     marks.enter("dump")
-    return _dump(value, path, int(spec["max_result_bytes"]), owner)
+    return result.dump(value, path, int(spec["max_result_bytes"]), lambda: _end_if_copy(owner))
 
 
 def _run_hooks(steps: "List[Tuple[Dict[str, Any], List[Any]]]", spool: str, owner: int) -> "Dict[str, Any]":
@@ -261,135 +200,6 @@ def _forget_import_caches() -> None:
     import importlib
 
     importlib.invalidate_caches()
-
-
-class _Capped:
-    """A file that refuses to grow past a cap; for the pickler, which only writes."""
-
-    def __init__(self, file: BinaryIO, cap: int) -> None:
-        self._file = file
-        self._left = cap
-
-    def write(self, data: bytes) -> int:
-        """Write `data`, or raise TooLarge."""
-        self._left -= memoryview(data).nbytes  # large buffers come as pickle.PickleBuffer's view
-        if self._left < 0:
-            raise TooLarge
-        return self._file.write(data)
-
-
-def _dump(value: Any, path: str, cap: int, owner: int) -> "Dict[str, Any]":
-    """Write header, string and pickle of the result; return the report of it."""
-    import cloudpickle
-
-    header = json.dumps(_header_of(value, cloudpickle.__version__)).encode("utf-8")
-    string = _string_of(value).encode("utf-8", "backslashreplace")
-    temporary = path and path + ".tmp"
-    try:
-        with _new_file(temporary) as file:
-            file.write(header)
-            file.write(string)
-            cloudpickle.Pickler(_Capped(file, cap)).dump(value)
-            _end_if_copy(owner)
-            size = file.tell()
-        if path:
-            os.rename(temporary, path)
-    except Exception as error:  # noqa: BLE001 - a pickler may raise anything
-        _end_if_copy(owner)
-        places.discard(temporary)  # half a result is of no use, and the outcome may need its room
-        return {"status": "failed", "error": _dump_error(error, value, path, cap)}
-    parts = [len(header), len(string), size - len(header) - len(string)]
-    return {"status": "completed", "result": parts}
-
-
-def _new_file(path: str) -> BinaryIO:
-    """Return a file that is there for this user only, because the umask may give all away by now.
-
-    Without a path it is in memory.
-    """
-    if not path:
-        return io.BytesIO()
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600), "wb")
-
-
-def _dump_error(error: BaseException, value: Any, path: str, cap: int) -> "Dict[str, Any]":
-    if isinstance(error, TooLarge):
-        return _error("ResultTooLarge", "the pickled result is larger than %d bytes" % cap, None)
-    if isinstance(error, (OSError, MemoryError)):
-        return _error(
-            "TransferError", "the result could not be written to %s: %s" % (path, _text(error)), None
-        )
-    way, part = culprit.find(value)
-    because = ", because result%s is a %s" % (way, type(part).__name__) if way else ""
-    text = "a %s cannot be pickled%s: %s" % (type(value).__name__, because, _text(error))
-    return _error("ResultError", text, error)
-
-
-def _header_of(value: Any, cloudpickle_version: str) -> "Dict[str, Any]":
-    """Describe the value as Covalent's TransportableObject does."""
-    attributes = {"doc": getattr(value, "__doc__", ""), "name": getattr(value, "__name__", "")}
-    return {
-        "py_version": platform.python_version(),
-        "cloudpickle_version": cloudpickle_version,
-        "attrs": {key: v if isinstance(v, str) or v is None else "" for key, v in attributes.items()},
-    }
-
-
-def _string_of(value: Any) -> str:
-    """Return `str(value)`, which Covalent shows and, for sublattices, reads.
-
-    Only exact bytes are shortened, which are never read back: spelt out they are up to four
-    times the result itself.
-    """
-    if type(value) in (bytes, bytearray) and len(value) > SHORT_STRING:
-        return "%s of %d bytes, beginning %r" % (type(value).__name__, len(value), bytes(value[:64]))
-    try:
-        return str(value)
-    except Exception:  # noqa: BLE001 - the user's own __str__ may raise anything
-        return "<%s that cannot be shown>" % type(value).__name__
-
-
-def describe(error: BaseException, phase: str) -> "Dict[str, Any]":
-    """Describe what ended a task, in plain text and a class the near end knows."""
-    if isinstance(error, (hooks.PipUnusable, CannotSpawn)):
-        return _error("RemoteEnvError", str(error), None)
-    if isinstance(error, ModuleNotFoundError) and error.name:
-        found = _error("RemoteEnvError", _text(error), error)
-        found["module"] = error.name.split(".")[0][:200]
-        return found
-    if phase == "start":
-        return _error("TransferError", _text(error), error)
-    if isinstance(error, hooks.HookFailed):
-        return dict(_error("TaskFailed", str(error), None), hook=True)
-    return _error("TaskFailed", _text(error) + limits.remark(error), error)
-
-
-def _error(kind: str, text: str, error: "Optional[BaseException]") -> "Dict[str, Any]":
-    return {"class": kind, "text": text[:TEXT_CHARS], "traceback": _traceback(error) if error else ""}
-
-
-def _text(error: BaseException) -> str:
-    name = type(error).__name__
-    try:
-        said = str(error)
-    except Exception:  # noqa: BLE001 - the user's own __str__ may raise anything
-        return "%s (its text cannot be shown)" % name
-    return "%s: %s" % (name, said) if said else name
-
-
-def _traceback(error: BaseException) -> str:
-    """Format the traceback without this package's own frames, head and tail if it is long."""
-    own = os.path.dirname(os.path.abspath(__file__))
-    tb = error.__traceback__
-    while tb is not None and os.path.abspath(tb.tb_frame.f_code.co_filename).startswith(own):
-        tb = tb.tb_next
-    try:
-        text = "".join(traceback.format_exception(type(error), error, tb))
-    except Exception:  # noqa: BLE001 - the user's own __str__ may raise anything
-        text = _text(error)
-    if len(text) > TRACEBACK_CHARS:
-        text = text[: TRACEBACK_CHARS // 2] + "\n[...]\n" + text[-TRACEBACK_CHARS // 2 :]
-    return text
 
 
 def _flush() -> None:

@@ -102,6 +102,15 @@ class TimingRecord:
     stdout_bytes: int | None = None
     stderr_bytes: int | None = None
 
+    # Files that went along, and those that the task left: how many are here, where, and the names of as many
+    # as fit, as a JSON list. `fetched_left` counts those that were meant and are not here.
+    sent_files: int | None = None
+    sent_bytes: int | None = None
+    fetched_files: int | None = None
+    fetched_bytes: int | None = None
+    fetched_left: int | None = None
+    fetched_to: str | None = None
+    fetched_names: str | None = None
     # GPUs, of tasks that asked for some: which, how busy in the call (0 to 1, the mean of all), the most
     # memory in use on all together. Device-wide figures are the devices' own, with all that runs on them.
     gpu_devices: str | None = None
@@ -128,6 +137,7 @@ class TimingRecord:
     phase_exit_wall_s: float | None = None
     phase_exit_cpu_s: float | None = None
     phase_download_wall_s: float | None = None
+    phase_fetch_wall_s: float | None = None
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> TimingRecord:

@@ -36,7 +36,7 @@ _COLUMNS = (
 
 @click.command(epilog=_EXAMPLES, short_help="Tasks of yours that are still on a machine.")
 @click.argument("host", metavar="HOST")
-@click.option("--fetch", metavar="KEY|all", help="Bring a finished task's record and result home.")
+@click.option("--fetch", metavar="KEY|all", help="Bring a finished task's record, result and files home.")
 @click.option("--kill", metavar="KEY", help="End a task with all its processes.")
 @click.option("--clean", is_flag=True, help="Remove what has finished and nobody has fetched.")
 @click.option("--yes", is_flag=True, help="Do not ask before --clean.")
@@ -127,6 +127,10 @@ def _say(job: Job, brought: Brought) -> None:
     if brought.path:
         click.echo(str(brought.path))
         click.echo(f"Read it with covalent_sshtiming.load_result({job.key[:8]!r}).", err=True)
+    if brought.files:
+        click.echo(str(brought.files))
+    if brought.warnings:
+        click.echo(brought.warnings, nl=False, err=True)
     click.echo(f"{job.key[:8]} {job.status}: its record is in {brought.log}", err=True)
 
 

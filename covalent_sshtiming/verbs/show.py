@@ -39,6 +39,8 @@ _THEMES = (
     ("GPUs", ("gpu_devices", "gpu_utilization", "gpu_memory_peak_bytes", "gpu_device_wide")),
     ("Input, output", ("read_chars", "write_chars", "read_bytes", "write_bytes", "request_bytes")),
     ("", ("result_bytes", "stdout_bytes", "stderr_bytes", "ctx_voluntary", "ctx_involuntary")),
+    ("Files", ("sent_files", "sent_bytes", "fetched_files", "fetched_bytes", "fetched_left")),
+    ("", ("fetched_to", "fetched_names")),
 )
 _ROOM_FOR_CPU = 50  # columns, below which the bars need that of the phases' CPU time
 _UNITS = {
@@ -51,6 +53,9 @@ _UNITS = {
     "faults_major": "page faults",
     "ctx_voluntary": "switches",
     "ctx_involuntary": "switches",
+    "sent_files": "",
+    "fetched_files": "",
+    "fetched_left": "",
     "load_1m_start": "waiting or running",
 }
 

@@ -104,10 +104,10 @@ class Line:
         self._frames.extend(self._decoder.feed(found[1]))
         self.machine = self.expect(wire.HELLO).header
 
-    def _read(self) -> bytes:
+    def _read(self, seconds: float = WAIT_S) -> bytes:
         assert self.doorman.stdout is not None
-        ready, _, _ = select.select([self.doorman.stdout], [], [], WAIT_S)
-        assert ready, f"nothing was heard for {WAIT_S} s"
+        ready, _, _ = select.select([self.doorman.stdout], [], [], seconds)
+        assert ready, f"nothing was heard for {seconds} s"
         data = os.read(self.doorman.stdout.fileno(), 65536)
         if not data:
             raise EOFError
@@ -127,11 +127,11 @@ class Line:
         """Say who this is; without it the agent listens to nothing else."""
         self.send(wire.HELLO, 0, {"client": client, "connection": number, "idle": 2})
 
-    def receive(self) -> wire.Frame:
+    def receive(self, seconds: float = WAIT_S) -> wire.Frame:
         """Return the next frame, pings left out; raises EOFError at the end."""
         while True:
             while not self._frames:
-                self._frames.extend(self._decoder.feed(self._read()))
+                self._frames.extend(self._decoder.feed(self._read(seconds)))
             frame = self._frames.popleft()
             if frame.type != wire.PING:
                 return frame
@@ -203,13 +203,15 @@ class Line:
         self.doorman.wait()
 
 
-def request(key: str, function: Callable[..., Any], *args: Any, **head: Any) -> tuple[dict[str, Any], bytes]:
-    """Return a request's head and body."""
+def request(
+    key: str, function: Callable[..., Any], *args: Any, spec: dict[str, Any] | None = None, **head: Any
+) -> tuple[dict[str, Any], bytes]:
+    """Return a request's head and body; `spec` is what the worker is told besides."""
     # Test modules are not over there, so their functions travel by value, as those of a script do.
     cloudpickle.register_pickle_by_value(sys.modules[function.__module__])
     call = take_apart(function, args, {})
-    spec = {"dispatch_id": "d", "node_id": 0, "workdir": "", "unique": False, "env": {}}
-    size, chunks = call.body({**spec, "max_result_bytes": 1 << 30})
+    told = {"dispatch_id": "d", "node_id": 0, "workdir": "", "unique": False, "env": {}}
+    size, chunks = call.body({**told, "max_result_bytes": 1 << 30, **(spec or {})})
     facts = {"key": key, "size": size, "dispatch_id": "d", "python": PYTHON, **head}
     return facts, b"".join(chunks())
 

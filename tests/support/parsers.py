@@ -7,12 +7,16 @@ properties, `fuzz` by coverage.
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import math
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from covalent_sshtiming import errors, outcomes
+from covalent_sshtiming import errors, fetched, fetching, outcomes
 from covalent_sshtiming.electron import ResultBuilder
 from covalent_sshtiming.host import bootstrap, environment, refusals
 from covalent_sshtiming.host.target import Target
@@ -25,6 +29,8 @@ NONCE = "0123456789abcdef01234567"
 MARK = b"\0SSHTIMING/1 " + NONCE.encode() + b" "
 WHOLE_FRAME = wire.HEAD_SIZE + wire.MAX_HEADER + wire.MAX_BODY
 CAP = 4096  # bytes of a result
+FILES_CAP = 5000  # bytes of files
+FILES_MOST = 3
 _TARGETS = [
     Target("far", "far", "3.11"),
     Target("far", "far", "3.11", python_path="python3"),
@@ -155,6 +161,41 @@ def output(data: bytes) -> None:
         data = data[size:]
 
 
+def files(data: bytes) -> None:
+    """Files: only ProtocolError; what is made lies below its directory, was asked for, is within the caps."""
+    with tempfile.TemporaryDirectory(prefix="files-") as name:
+        base = Path(name) / "base"
+        kept = asyncio.run(_kept(base, data))
+        made = (
+            {path.relative_to(base) for path in base.rglob("*") if not path.is_dir()}
+            if base.exists()
+            else set()
+        )
+        assert made == {Path("in", one) for one in kept.files}
+        assert {path.name for path in Path(name).iterdir()} <= {"base"}
+    assert sum(kept.files.values()) <= FILES_CAP
+    assert len(kept.files) <= FILES_MOST
+    assert all(one.endswith(".h5") for one in kept.files)
+    _check_text(kept.warnings("far", completed=True))
+    assert json.loads(str(kept.record()["fetched_names"])) == list(kept.files)
+
+
+async def _kept(base: Path, data: bytes) -> fetched.Brought:
+    """Take frames, each a line with its header and one with its body; "+" stands for a new connection."""
+    taking = fetching.Fetching(fetched.Wanted(base, "in", ["*.h5", "d/*.h5"], FILES_CAP, FILES_MOST))
+    taking.begin(lambda _: None)
+    lines = data.split(b"\n")
+    for header, body in zip(lines[::2], [*lines[1::2], b""], strict=False):
+        if header == b"+":
+            taking.begin(lambda _: None)
+            continue
+        try:
+            taking.take(wire.json_object(header, "header"), body)
+        except (wire.ProtocolError, errors.ProtocolError):
+            break
+    return await taking.finish()
+
+
 def _check_text(text: str) -> None:
     assert len(text) < 25_000
     assert all(c.isprintable() or c in "\n\t" for c in text)
@@ -174,8 +215,13 @@ def _check_json(value: Any) -> None:
 
 
 PARSERS: dict[str, Callable[[bytes], None]] = {
-    parser.__name__: parser for parser in (decoder, preamble, result, outcome, output, complaints)
+    parser.__name__: parser for parser in (decoder, preamble, result, outcome, output, complaints, files)
 }
+
+
+def _file_lines(*parts: dict[str, Any] | bytes) -> bytes:
+    """Return frames of files as lines: headers and bodies, in turn."""
+    return b"\n".join(part if isinstance(part, bytes) else json.dumps(part).encode() for part in parts)
 
 
 def seeds(name: str, golden: list[dict[str, Any]]) -> list[bytes]:
@@ -218,6 +264,16 @@ def seeds(name: str, golden: list[dict[str, Any]]) -> list[bytes]:
         "preamble": [b"\0noise{M}" + b'{"archive":"have"}\n' + b"rest", b"\x01{M}{}\n"],
         "result": [sizes + b"\n\0{H}okabc", sizes + b"\n\x07{H}okabc"],
         "outcome": [b"\n".join(texts), texts[0] + b'\n{"status":"completed","error":null}'],
+        "files": [
+            _file_lines({"name": "a.h5", "size": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}, b"abc"),
+            _file_lines(
+                {"name": "d/b.h5", "size": 2}, b"a", {"sha256": hashlib.sha256(b"ab").hexdigest()}, b"b"
+            ),
+            _file_lines({"name": "c.h5", "size": 9, "left": "bytes"}, b"", {"end": True, "more": 2}, b""),
+            _file_lines({"name": "x.h5", "size": 4}, b"half")
+            + b"\n+\n\n"
+            + _file_lines({"left": "gone"}, b""),
+        ],
         "complaints": [lost + b"motd{S}0\nno{S}1\nsuch", lost + b"{S}conda\n/c: no{S}conda-by /c\nx"],
         "output": [bytes(8) + b"\x03abc" + bytes(7) + b"\x03\x02de"],
     }[name]

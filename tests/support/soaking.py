@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import filecmp
 import gc
 import random
 import threading
@@ -256,6 +257,55 @@ async def moves(server: SSHServer, place: Path, size: int, pieces: int) -> dict[
             seconds = time.monotonic() - begun
             found[name] = Move(size, seconds, lag.quantile(0.99), lag.quantile(1.0), len(lag.seen))
     return found
+
+
+@dataclass
+class Carried(Move):
+    """How a large file went, and what it took of this process's memory."""
+
+    peak: int  # bytes, above what was there before
+    whole: bool  # whether it is here, byte for byte what it was there
+
+
+async def carries(server: SSHServer, place: Path, size: int) -> dict[str, Carried]:
+    """Send a file of `size` bytes along with a task, and have it come back under another name."""
+    found = {}
+    here, work, back = place / "mine.bin", place / "work", place / "back"
+    piece = random.Random(3).randbytes(1 << 20)
+    with here.open("wb") as file:
+        for number in range(size >> 20):
+            file.write(number.to_bytes(8, "big") + piece[8:])
+    async with direct.machine(server, place, remote_workdir=str(work)) as machine:
+        await machine.run(_echo(), 1)
+        for name, function, options in (
+            ("send", lambda: None, {"send": [str(here)]}),
+            ("fetch", _renames(), {"fetch": ["*.back"], "fetch_to": str(back)}),
+        ):
+            Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+            before, begun = _memory("VmRSS"), time.monotonic()
+            async with measured_lag() as lag:
+                ran = await machine.run(function, options=options)
+            seconds, peak = time.monotonic() - begun, _memory("VmHWM") - before
+            assert (ran.error, ran.stderr) == (None, ""), ran
+            copy = work / "mine.bin" if name == "send" else back / "mine.back"
+            whole = await asyncio.to_thread(filecmp.cmp, here, copy, shallow=False)
+            turns = len(lag.seen)
+            found[name] = Carried(size, seconds, lag.quantile(0.99), lag.quantile(1.0), turns, peak, whole)
+    return found
+
+
+def _renames() -> Any:
+    def rename() -> None:
+        import os
+
+        os.rename("mine.bin", "mine.back")
+
+    return direct.transportable(rename)
+
+
+def _memory(name: str) -> int:
+    """Return a line of this process's status, in bytes."""
+    return int(Path("/proc/self/status").read_text().split(name + ":")[1].split()[0]) * 1024
 
 
 def _digest() -> Any:

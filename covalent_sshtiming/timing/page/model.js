@@ -3,7 +3,7 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const column = data.columns;
 const phases = data.phases;
-const kinds = { connect: "transfer", upload: "transfer", queue: "queue", download: "transfer" };
+const kinds = { connect: "transfer", upload: "transfer", queue: "queue", download: "transfer", fetch: "transfer" };
 const total = column.function.length;
 
 const byId = (id) => document.getElementById(id);

@@ -1,0 +1,67 @@
+"""The channel's window: as much as the link holds, so that nothing waits behind what lies about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from support.login import authorize
+
+from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
+from covalent_sshtiming.host.channel import open_channel, window_for
+from covalent_sshtiming.host.dial import dial
+from covalent_sshtiming.host.target import Target
+
+MIB = 1 << 20
+
+
+class Deaf:
+    """A receiver that wants nothing."""
+
+    def received(self, data: bytes) -> None:
+        """Nothing."""
+
+    complained = received
+
+    def writable(self, free: bool) -> None:
+        """Nothing."""
+
+    def lost(self, status: int | None) -> None:
+        """Nothing."""
+
+
+@pytest.mark.parametrize(
+    ("round_trip", "window"),
+    [(0.0, MIB), (0.0002, MIB), (0.002, int(2.048 * MIB)), (0.1, 8 * MIB), (None, 4 * MIB)],
+)
+def test_the_window_is_what_the_link_holds(round_trip: float | None, window: int) -> None:
+    """A near machine has a small window, a far one a large one, one of an unknown distance the middle."""
+    assert window_for(round_trip) == pytest.approx(window, rel=0.001)
+
+
+def way(server: SSHServer, known: Path, hop: SSHServer | None = None) -> Target:
+    """Return the way to a server, which may be through another one."""
+    return Target(
+        "far",
+        server.host,
+        "3.11",
+        port=server.port,
+        username=server.username,
+        key_file=str(server.key_file),
+        known_hosts_file=str(known),
+        proxy_jump=f"{hop.username}@{hop.host}:{hop.port}" if hop else None,
+    )
+
+
+async def test_the_round_trip_is_the_connections_own(sshd: SSHServer, tmp_path: Path) -> None:
+    """The loopback is near; how far a machine behind a jump host is, the kernel cannot know."""
+    known = tmp_path / "known_hosts"
+    with ssh_server(tmp_path / "hop", kind="openssh") as hop:
+        authorize(hop, sshd)
+        known.write_text(sshd.known_hosts_file.read_text() + hop.known_hosts_file.read_text())
+        for target, window in ((way(sshd, known), MIB), (way(sshd, known, hop), 4 * MIB)):
+            streams = await open_channel(await dial(target), "exec sleep 60", Deaf())
+            try:
+                assert streams._channel.get_recv_window() == window
+            finally:
+                await streams.close()
