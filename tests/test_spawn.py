@@ -135,8 +135,9 @@ async def test_it_runs_where_a_fork_would(short_place: Path) -> None:
     home, modules = short_place / "home", short_place / "elsewhere"
     modules.mkdir()
     env = {"HOME": str(modules), "PYTHONPATH": "src"}
+    options = {"python_path": sys.executable, "setup_commands": [f"HOME={home}"]}
     async with direct.here(
-        short_place, remote_workdir="place", create_unique_workdir=True, setup_commands=[f"HOME={home}"]
+        short_place, remote_workdir="place", create_unique_workdir=True, **options
     ) as machine:
         module = home / "place" / "dispatch" / "node_7000" / "src" / "beside.py"
         module.parent.mkdir(parents=True)
