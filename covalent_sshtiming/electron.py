@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PIECE = 64 * 1024 // 3 * 4  # base64 characters that decode to no more than one frame's body
 _HEADER_MAX = 4 << 20  # bytes; a docstring is the only long thing in it
-_GATHERED = 4 << 20  # bytes of a result between two times that its text is put together
+_GATHERED = 1 << 20  # bytes of a result between two times that its text is put together
 _OWN_NAMES = {"_auto_list_node", "_auto_dict_node", "_build_sublattice_graph", "_postprocess_recursively"}
 
 
@@ -187,11 +187,12 @@ class ResultBuilder:
 
         CPython lets a string grow in place if nothing else refers to it: so a large result is never there
         twice, and no step holds the event loop up as joining all of it in the end would. From 3.11 on it
-        does so in code that it has seen run for some rounds, which a loop over small pieces soon has.
+        does so in code that it has seen run some ten times, by when the text is still short. Each growth may
+        move all of it, which takes milliseconds: hence what has come is joined first.
         """
+        more = "".join(self._texts)
         text, self._text = self._text, ""
-        for piece in self._texts:
-            text += piece
+        text += more
         self._text = text
         self._texts.clear()
         self._added = 0

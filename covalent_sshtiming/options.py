@@ -145,10 +145,10 @@ class Settings:
     timing_filepath: str = _row(
         None, "Timing log on the dispatcher's machine; else in its data directory", check=local_path
     )
-    python_path: str = _row("", "Python there, a path or a command; else one is looked for, see below")
+    python_path: str = _row("", "Python there, a path or a command; else one is looked for, see Environments")
     conda_env: str = _row("", "Conda environment there to activate, by name or path", check=conda_environment)
     setup_commands: Sequence[str] = _row(
-        None, "Shell lines to run there before Python starts, see below", secret=True
+        None, "Shell lines to run there before Python starts, see Environments", secret=True
     )
     remote_cache: str = _row("", "Where this package is kept there; else `~/.cache/covalent-sshtiming`")
     remote_spool: str = _row("", "Node-local place for socket, locks and tasks; else the machine chooses")
@@ -213,7 +213,7 @@ class Settings:
     fetch: Sequence[str] = _row(
         None, "Files that the task leaves in its working directory, to be brought here", check=file_pattern
     )
-    fetch_to: str = _row("", "Where to; else `node_<id>` in the dispatch's results directory, see below")
+    fetch_to: str = _row("", "Where to; else `node_<id>` in the dispatch's results directory, see Files")
     fetch_max_bytes: int = _row(8 * 1024**3, "Most that these may have together; 8 GiB by default", "bytes")
     fetch_max_files: int = _row(10_000, "Most files to bring; the rest stays there", "files")
 

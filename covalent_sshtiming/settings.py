@@ -124,6 +124,9 @@ def _misspelt(error: Exception) -> str:
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is not UTF-8; save the file in that encoding"
     line = getattr(error, "lineno", None)
+    if any(words in str(error) for words in ("already exists", "Duplicate")):
+        place = f"line {line} is" if line else "it has"
+        return f"{place} a table or a name that the file has already; change that one, and remove this one"
     place = f"line {line} is not TOML" if line else "it is not TOML"
     return f"{place}; write `name = value` there, with text in double quotes, or restore the file"
 

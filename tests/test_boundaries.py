@@ -70,6 +70,7 @@ ALLOWED: dict[str, tuple[str, ...]] = {
     "checking": (
         "errors",
         "settings",
+        "sending",
         "outcomes",
         "reach",
         "options",

@@ -322,6 +322,8 @@ def test_a_setting_that_is_none(box: Near) -> None:
     assert (step, error) == ("settings", "ConfigError")
     assert text == "prot (argument of TimingSSHExecutor) is not an option: did you mean port?"
     assert box.failure(name="a b")[2] == "'a b' is not [user@]machine[:port]."
+    step, _, text = box.failure('send=["/nowhere/mesh.vtk"]')
+    assert (step, "/nowhere/mesh.vtk" in text) == ("settings", True)
     box.table["max_parallel"] = "many"
     step, _, text = box.failure()
     assert step == "settings"
@@ -638,3 +640,15 @@ def test_a_server_that_is_not_there_is_said(tmp_path: Path) -> None:
         f"the Covalent server at http://127.0.0.1:{port} cannot be had (ConnectionError); start it" in ran.err
     )
     assert "Traceback" not in ran.err
+
+
+def test_a_server_that_does_not_answer_is_said(tmp_path: Path) -> None:
+    """What is left of a killed server takes connections; it is not waited for."""
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        port = deaf.getsockname()[1]
+        conf = tmp_path / ".config" / "covalent" / "covalent.conf"
+        conf.parent.mkdir(parents=True)
+        conf.write_text(toml.dumps({"dispatcher": {"address": "127.0.0.1", "port": port}}))
+        ran = run_verb("check", "gpubox", "--through-dispatcher", home=tmp_path)
+    assert (ran.code, ran.out) == (1, "")
+    assert f"the Covalent server at http://127.0.0.1:{port} cannot be had (ReadTimeout)" in ran.err

@@ -115,16 +115,21 @@ async def test_what_a_left_over_process_starts(place: Path) -> None:
     """What a process of the call starts after the return counts too, until the grace is over."""
 
     def leave() -> None:
+        import os
         import signal
         import time
 
+        deaf, done = os.pipe()
+
         def work() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            os.write(done, b".")
             time.sleep(0.2)
             child(burn, 60)
             time.sleep(60)
 
         child(work)
+        os.read(deaf, 1)
 
     record = await record_of(place, leave)
     assert record["cpu_late_s"] == pytest.approx(record["cpu_total_s"], abs=0.03)

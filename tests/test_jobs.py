@@ -386,6 +386,16 @@ async def test_what_a_dispatcher_waits_for_is_left_to_it(machine: Machine, far_p
     assert machine.host.connections == 1
 
 
+async def test_a_killed_task_is_told_to_the_dispatcher_that_waits(machine: Machine, far_place: There) -> None:
+    """--kill ends a task that a dispatcher waits for, which has its record then, so none is left there."""
+    running = asyncio.ensure_future(machine.run(behind(far_place / "never", lambda: "result")))
+    await until(lambda: list(machine.spool.glob("tasks/*/started")))
+    (job,) = await listed()
+    ran = await jobs("gpubox", "--kill", job["key"])
+    assert ran.stderr == f"{job['key'][:8]} cancelled. Its dispatcher has been told.\n"
+    assert type((await running).error).__name__ == "TaskCancelledError"
+
+
 async def test_a_task_that_died_can_be_fetched(machine: Machine, place: Path, far_place: There) -> None:
     """A task whose supervisor was killed is listed as killed, and its record says so."""
     await left_alone(machine, noting(far_place / "ran", 60))
@@ -458,6 +468,7 @@ async def test_what_cannot_be_done_is_said(
     assert (ran.returncode, ran.stdout) == (code, "")
     assert text in ran.stderr
     assert "Traceback" not in ran.stderr
+    assert "connect.failed" not in ran.stderr  # the log's words for the same
 
 
 def test_a_machines_words_are_made_fit_for_a_terminal() -> None:

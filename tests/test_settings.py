@@ -824,6 +824,9 @@ def test_the_section_is_read_from_covalents_file(tmp_path: Path, monkeypatch: py
 _TOML = "; write `name = value` there, with text in double quotes, or restore the file."
 
 
+_TWICE = " a table or a name that the file has already; change that one, and remove this one."
+
+
 @pytest.mark.parametrize(
     ("content", "told"),
     [
@@ -832,6 +835,8 @@ _TOML = "; write `name = value` there, with text in double quotes, or restore th
         (b"[executors\n", "line 1 is not TOML" + _TOML),
         (b".=", "it is not TOML" + _TOML),
         (b"\xff\xfe", "byte 0 is not UTF-8; save the file in that encoding."),
+        (b"[a]\nb = 1\n[a]\nb = 2\n", "line 3 is" + _TWICE),
+        (b"[a]\nb = 1\nb = 2\n", "line 3 is" + _TWICE),
     ],
 )
 def test_a_broken_file_is_named(content: bytes, told: str, tmp_path: Path) -> None:

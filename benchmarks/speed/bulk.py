@@ -132,6 +132,7 @@ async def small_beside_big(stage: Stage) -> list[Row]:
     """A trivial task while a large argument goes up, and while a large result comes down."""
     size = stage.some(1024, 128) * MIB
     count = stage.some(300, 60)
+    data = direct.transportable(bytes(size))  # takes seconds, in which an idle connection would be closed
     async with stage.machine() as machine:
         runs = Runs(machine, trivial())
         for _ in range(30):
@@ -139,9 +140,10 @@ async def small_beside_big(stage: Stage) -> list[Row]:
         idle = await _some(runs, count)
         rows = []
         for words, big in (
-            ("goes up", Runs(machine, lambda _: None, direct.transportable(bytes(size)), dispatch="big")),
+            ("goes up", Runs(machine, lambda _: None, data, dispatch="big")),
             ("comes down", Runs(machine, lambda: bytes(size), dispatch="big")),
         ):
+            await _some(runs, 10)
             moving = asyncio.ensure_future(big.once())
             beside: list[float] = []
             while not moving.done():

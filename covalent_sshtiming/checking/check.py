@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from covalent_sshtiming import outcomes, settings
+from covalent_sshtiming import outcomes, sending, settings
 from covalent_sshtiming.checking import words
 from covalent_sshtiming.checking.walk import Step, Walk
 from covalent_sshtiming.checking.watch import Watch
@@ -80,6 +80,7 @@ async def _settle(machine: str, overrides: Mapping[str, Any], *, in_server: bool
     if not in_server:
         found = replace(found, env_from=())
     settings.passed_on(found, os.environ)
+    await asyncio.to_thread(sending.find, found.send, found.send_max_bytes)
     return found
 
 

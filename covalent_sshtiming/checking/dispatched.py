@@ -20,6 +20,7 @@ from covalent_sshtiming.outcomes import clean
 
 CHECK_SECONDS = 300.0
 _POLL_SECONDS = 0.3
+_ANSWER_SECONDS = 5.0
 _TEXT_MAX = 1 << 20
 
 
@@ -90,6 +91,8 @@ def _dispatch(arguments: Sequence[str]) -> tuple[int, str, str]:
     electron = covalent.electron(sshtiming_check, executor="local")
     lattice = covalent.lattice(electron, executor="local", workflow_executor="local")
     try:
+        # What is left of a killed server still takes connections; a dispatch would wait for ever.
+        requests.get(format_server_url(), timeout=_ANSWER_SECONDS)
         with redirect_stdout(io.StringIO()):  # Covalent's own words, which are ours to say
             dispatch_id = covalent.dispatch(lattice)(list(arguments), CHECK_SECONDS)
             status = _wait(covalent, dispatch_id)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from covalent_sshtiming.verbs import shared
+from covalent_sshtiming.verbs.connecting import without_warnings
 from covalent_sshtiming.verbs.tables import console
 
 if TYPE_CHECKING:
@@ -72,12 +72,8 @@ def check(*, host: str, options: Sequence[str], through_dispatcher: bool, form: 
 def _walked(host: str, overrides: dict[str, Any], report: Callable[[Step], None], in_server: bool) -> bool:
     from covalent_sshtiming.checking.check import check as go
 
-    warner = logging.getLogger("covalent_sshtiming.host.host")
-    warner.disabled, before = True, warner.disabled  # it warns of what a step says
-    try:
+    with without_warnings():
         return asyncio.run(go(host, overrides, report, in_server=in_server))
-    finally:
-        warner.disabled = before
 
 
 def _far_steps(host: str, options: Sequence[str]) -> list[Step]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from covalent_sshtiming.verbs import shared
+from covalent_sshtiming.verbs.connecting import without_warnings
 from covalent_sshtiming.verbs.tables import Column, write_table
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def jobs(
                 _show(found, host, form)
 
     try:
-        asyncio.run(go())
+        with without_warnings():
+            asyncio.run(go())
     except SSHTimingError as error:
         raise click.ClickException(str(error)) from error
 
@@ -138,7 +140,8 @@ async def _kill(there: Visit, job: Job) -> None:
     if job.state == "finished":
         _fail(f"{job.key[:8]} has finished already ({job.status}).")
     status = await there.kill(job)
-    click.echo(f"{job.key[:8]} {status}. Its record can be had with --fetch.", err=True)
+    further = "Its dispatcher has been told." if job.watched else "Its record can be had with --fetch."
+    click.echo(f"{job.key[:8]} {status}. {further}", err=True)
 
 
 async def _clean(there: Visit, found: Sequence[Job], *, yes: bool) -> None:
