@@ -187,8 +187,8 @@ async def test_two_hundred_through_a_dispatcher(
         )
         resets, seen = 0, lines
         while not told.done():
-            await asyncio.sleep(2)
-            if _lines(log) > seen:  # the link is of use again: one that never comes about is another fault
+            await asyncio.sleep(0.1)
+            if _lines(log) >= seen + 8:  # by what came through, whatever the pace
                 proxy.reset()
                 resets, seen = resets + 1, _lines(log)
         status, values, stopped, wrong = await told
