@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,10 @@ if _PIP_FILE:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Say at once, and once, where the named server cannot be used."""
+    """Let what the tests start hear Ctrl-C; say once, and at once, where the named server cannot be used."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts what runs in the background so, and whatever we start would ignore it too.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if is_named() and not hasattr(config, "workerinput"):
         try:
             with tempfile.TemporaryDirectory() as name, named_server(Path(name)):
