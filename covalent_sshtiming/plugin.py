@@ -68,7 +68,7 @@ class TimingBase(AsyncBaseExecutor):  # type: ignore[misc] # Covalent has no typ
         self.__dict__.update(rest)
 
     def _plugin(self) -> Plugin:
-        raise NotImplementedError
+        raise NotImplementedError  # each of the two executors says which it is
 
     # ---- Covalent's calls
 

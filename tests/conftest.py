@@ -72,7 +72,7 @@ def require_sshd() -> None:
         return
     if os.environ.get("SSHTIMING_REQUIRE_SSHD") == "1":
         pytest.fail("OpenSSH's sshd is missing, and SSHTIMING_REQUIRE_SSHD=1 asks for it.")
-    pytest.skip("OpenSSH's sshd is not installed")
+    pytest.skip("OpenSSH's sshd is not installed")  # make test installs it where it may, CI asks for it
 
 
 def remote_environment() -> dict[str, str]:
@@ -233,10 +233,11 @@ LIMITED_USER = 61234 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 def crowded(short_place: Path) -> Iterator[FarSide]:
     """Return a far side under a user id that nobody else has: root is exempt from limits on processes."""
     if os.getuid() != 0 or not shutil.which("prlimit"):
+        # The kernel's rule, not ours to fake.
         pytest.skip("root is exempt from the limit on processes, and only root can be another user")
     python = next((one for one in (sys.executable, "/usr/bin/python3") if may_run(one)), None)
     if python is None:
-        pytest.skip(f"no Python {PYTHON} that another user may run")
+        pytest.skip(f"no Python {PYTHON} that another user may run")  # root's own pyenv is closed to others
     short_place.chmod(0o755)
     room = short_place / "far"
     room.mkdir()

@@ -17,6 +17,7 @@ from covalent_sshtiming.demo.sshserver import SSHServer
 ROOT = Path(__file__).parents[1]
 
 
+# Elsewhere the record says itself that it is not complete.
 @pytest.mark.skipif(sys.platform != "linux", reason="orphans and CPU clocks of others are Linux's")
 async def test_the_total_is_what_others_say(sshd: SSHServer) -> None:
     """cpu_total_s and cpu_s agree with all that can be asked here: control group, perf, GNU time."""
@@ -26,6 +27,7 @@ async def test_the_total_is_what_others_say(sshd: SSHServer) -> None:
     rows = [row for rows in found for row in rows]
     print(accuracy.table(found))
     if all(row.kernel_s is None and row.gnu_time_s is None for row in rows):
+        # There is no truth to compare with.
         pytest.skip("neither control groups nor perf nor GNU time can be asked here")
     assert [row.work for row in rows] == [work.name for work in chosen]
     assert [miss for row in rows for miss in row.misses()] == []
@@ -47,6 +49,7 @@ def test_gnu_times_report_is_read() -> None:
     """User and system time are taken out of GNU time's report, also that of a killed program."""
     path = truth.gnu_time()
     if path is None:
+        # Make accuracy installs it where it may.
         pytest.skip("GNU time is not installed (Debian's package `time`)")
     code = "import os, time\nwhile time.process_time() < 0.2: pass\nos.kill(os.getpid(), 9)"
     ran = subprocess.run(

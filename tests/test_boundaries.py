@@ -250,7 +250,7 @@ def test_the_doorman_parses_on_python_2_7() -> None:
     """The one file that runs before the version is known can be read by Python 2.7 too."""
     old = find_interpreter("2.7")
     if old is None:
-        pytest.skip("no Python 2.7 on this machine")
+        pytest.skip("no Python 2.7 on this machine")  # few machines have one, and none needs it
     check = "import ast, sys; ast.parse(open(sys.argv[1]).read())"
     doorman = ROOT / "remote" / "doorman.py"
     ran = subprocess.run([old, "-c", check, doorman], capture_output=True, text=True, check=False)

@@ -22,6 +22,7 @@ from covalent_sshtiming.remote.ending import oom_words
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its functions travel
 HOME = cgroup.find_home()
+# Root mostly may; without one a task is counted by wait4, which other tests hold.
 grouped = pytest.mark.skipif(HOME is None, reason="this user may make no control groups of version 2 here")
 
 
@@ -191,6 +192,7 @@ exec unshare -m sh -c "umount -l $groups/unified || umount -l $groups"'; exec "$
 """
 
 
+# Groups are hidden in a mount namespace, which only root may make.
 @pytest.mark.skipif(os.getuid() != 0 or not shutil.which("unshare"), reason="needs root's unshare")
 async def test_without_groups_nothing_is_said(place: Path) -> None:
     """Where no control groups are to be had tasks run as ever; the record says which account it has."""
@@ -248,6 +250,7 @@ def test_a_quota_of_either_version(tmp_path: Path, files: dict[str, str], cores:
 CPU = Path("/sys/fs/cgroup/cpu/sshtiming-test")
 
 
+# A kernel has its cpu controller in version 1 or in 2, never in both.
 @pytest.mark.skipif(
     not (CPU.parent / "cgroup.procs").exists() or os.getuid() != 0,
     reason="needs root and a cpu controller of version 1",
@@ -289,6 +292,7 @@ def test_a_kill_says_whether_memory_ran_out(
 MEMORY = Path("/sys/fs/cgroup/memory")
 
 
+# The same of its memory controller.
 @pytest.mark.skipif(
     not (MEMORY / "memory.limit_in_bytes").exists() or os.getuid() != 0 or surroundings.oom_kills() is None,
     reason="needs root and a memory controller of version 1",

@@ -505,7 +505,7 @@ def test_a_disk_that_is_full(box: Near) -> None:
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=4,mode=0700", "tmpfs", str(disk)]
     if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a tmpfs")
+        pytest.skip("this user may not mount a tmpfs")  # a disk that is full has to be one's own
     try:
         step, error, text = box.failure(f"remote_spool={disk}")
     finally:

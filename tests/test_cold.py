@@ -235,7 +235,7 @@ async def test_code_that_others_could_have_changed_is_refused(
 ) -> None:
     """An archive that another user owns, or could swap or write, is not run; the error says which it is."""
     if tamper is _give_away and os.getuid() != 0:
-        pytest.skip("only root can give a directory away")
+        pytest.skip("only root can give a directory away")  # chown is root's
     stored = place / "cache" / archive().digest[:32]
     async with direct.machine(sshd, place, remote_cache=str(stored.parent)) as machine:
         assert (await machine.run(lambda: 5)).value == 5

@@ -84,6 +84,7 @@ def test_compose_accepts_the_file(tmp_path: Path) -> None:
     """`docker-compose config` accepts compose.yaml, with its two machines and the slow link."""
     compose = shutil.which("docker-compose")
     if compose is None:
+        # Docker's tools are not for every contributor.
         pytest.skip("docker-compose is not installed; make docker-proof installs it")
     command = [compose, "--file", str(DOCKER / "compose.yaml"), "config"]
     env = {**os.environ, "SSHTIMING_PYTHON": "3.12"}
@@ -229,6 +230,7 @@ def test_the_image_is_built_and_the_integration_tests_pass_against_it() -> None:
     """The proof of docker/README.md: Compose, build, content, login, and every integration test."""
     missing = [tool for tool in ("buildah", "debootstrap", "docker-compose") if not shutil.which(tool)]
     if (missing or os.getuid() != 0) and os.environ.get("SSHTIMING_REQUIRE_BUILDAH") != "1":
+        # Make docker-proof installs them, and fails without.
         pytest.skip(f"needs root, and {', '.join(missing) or 'its tools'}")
     command = [str(DOCKER / "proof.sh"), "-n", "2"]
     env = {**os.environ, "PYTEST": str(Path(sys.executable).with_name("pytest"))}

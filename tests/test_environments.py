@@ -397,6 +397,7 @@ async def test_a_conda_environment_is_activated(
     await _is_activated(machine, root, fake_conda(root, by), prefix, str(prefix) if whole else "science")
 
 
+# No package that pip or apt can install has a conda; fakes are tried above, SSHTIMING_CONDAS names real ones.
 @pytest.mark.parametrize("real", real_condas() or [pytest.param("", marks=pytest.mark.skip("no conda here"))])
 async def test_a_real_conda_environment_is_activated(real: str, machine: direct.Machine, place: Path) -> None:
     """The same, by the conda, mamba or micromamba of this machine."""

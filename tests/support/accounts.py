@@ -28,6 +28,7 @@ def password_sshd(directory: Path) -> Iterator[SSHServer]:
     sshd = find_sshd()
     may = os.getuid() == 0 and shutil.which("unshare") and not subprocess.call(["unshare", "-m", "true"])
     if not may or sshd is None:
+        # It is made for one test only, and in no real passwd.
         pytest.skip("an account for a test needs root, a mount namespace and sshd")
     directory.mkdir()
     lines = {

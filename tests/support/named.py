@@ -126,6 +126,7 @@ def named_server(directory: Path) -> Iterator[NamedServer]:
         ) from error
     try:
         shell.python = _python(host, shell)
+        # The six letters are mktemp's own form of a template.
         made = shell.run("sh", "-c", 'mktemp -d "${TMPDIR:-/tmp}/sst-XXXXXX"').strip()
         home = shell.run("sh", "-c", "cd && pwd -P").strip()
         made_there, home_there = (FarPath(shell, PurePosixPath(place)) for place in (made, home))
