@@ -20,7 +20,7 @@ help:
 	@echo "make fuzz    coverage-guided fuzzing of all that reads a stranger's bytes (FUZZ_SECONDS=$(FUZZ_SECONDS) each)"
 	@echo "make docker-up, docker-test, docker-demo, docker-down  remote machines in Docker; see docker/README.md"
 	@echo "make docker-proof  the same without Docker, as root on Debian"
-	@echo "make audit   known advisories for the oldest versions that we allow; needs the network"
+	@echo "make audit   known advisories for the oldest versions that we allow; needs the network, or ADVISORIES=a clone"
 	@echo "make clean   remove what the others made"
 
 demo: $(VENV)/.installed
@@ -95,12 +95,18 @@ docker-down:
 docker-proof: $(VENV)/.installed-dev sshd docker-tools
 	SSHTIMING_REQUIRE_BUILDAH=1 $(BIN)/pytest -m docker -s $(PYTEST_ARGS)
 
-# The oldest version of each of our own requirements that names one, to pip-audit, which lives in an environment of its own.
-audit:
+# The oldest version of each of our own requirements that names one, to pip-audit, which lives in an environment of its
+# own; where its databases cannot be reached, to a clone of one: ADVISORIES=PATH.
+audit: $(VENV)/.installed-dev
 	@mkdir -p build
-	@sed -n '/^dependencies/,/^\]/ s/^ *"\([a-z0-9-]*\)\(\[[a-z]*\]\)\{0,1\}>=\([0-9.]*\).*/\1==\3/p' pyproject.toml > build/oldest.txt
-	@test -x build/audit/bin/pip-audit || { python3 -m venv build/audit && build/audit/bin/pip install -q pip-audit; }
-	build/audit/bin/pip-audit --strict --disable-pip --no-deps -r build/oldest.txt
+	@$(BIN)/python -m tests.advisories > build/oldest.txt
+	@if [ -n "$(ADVISORIES)" ]; then \
+		$(BIN)/python -m tests.advisories "$(ADVISORIES)"; \
+	else \
+		test -x build/audit/bin/pip-audit || \
+			{ python3 -m venv build/audit && build/audit/bin/pip install -q pip-audit; } && \
+		build/audit/bin/pip-audit --strict --disable-pip --no-deps -r build/oldest.txt; \
+	fi
 
 # The smoke part of the suite under each other Python that Covalent supports and that is here; on servers of its own,
 # because a machine that SSHTIMING_TEST_HOST names need not have them all.

@@ -59,7 +59,7 @@ def test_the_metadata_names_plugin_command_and_bounds(wheel: zipfile.ZipFile) ->
     metadata = email.message_from_bytes(wheel.read(names["METADATA"]))
     entry_points = wheel.read(names["entry_points.txt"]).decode()
     assert metadata["Requires-Python"] == "<3.13,>=3.10"
-    assert "fastapi<0.132" in metadata.get_all("Requires-Dist", [])
+    assert "fastapi<0.132,>=0.120.1" in metadata.get_all("Requires-Dist", [])
     assert "sshtiming = covalent_sshtiming.sshtiming" in entry_points
     assert "localtiming = covalent_sshtiming.localtiming" in entry_points
     assert "covalent-sshtiming = covalent_sshtiming.cli:main" in entry_points

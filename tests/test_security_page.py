@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,9 @@ PROJECT = toml.loads((ROOT / "pyproject.toml").read_text())
 
 
 def requirements() -> dict[str, Requirement]:
-    """Return what the package requires, by name."""
-    return {one.name: one for one in map(Requirement, PROJECT["project"]["dependencies"])}
+    """Return what the package and its extra for users require, by name."""
+    texts = [*PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"]["parquet"]]
+    return {one.name: one for one in map(Requirement, texts)}
 
 
 def test_every_requirement_has_its_row() -> None:
@@ -45,18 +47,46 @@ def test_the_oldest_version_is_behind_every_advisory(cell: str, text: str) -> No
 
 
 def test_the_audit_asks_about_every_oldest_version() -> None:
-    """`make audit` looks up each requirement that has a lower bound, whatever its name is made of."""
-    (script,) = re.findall(
-        r"@sed -n '(.*)' pyproject\.toml > build/oldest\.txt", (ROOT / "Makefile").read_text()
-    )
-    asked = subprocess.check_output(["sed", "-n", script, ROOT / "pyproject.toml"], text=True).split()
-    bounded = {
-        one.name: bound.version
-        for one in requirements().values()
-        for bound in one.specifier
-        if bound.operator == ">="
+    """`make audit` looks up each requirement by its lower bound, and none is without one."""
+    asked = subprocess.check_output([sys.executable, "-m", "tests.advisories"], cwd=ROOT, text=True).split()
+    bounds = {
+        one.name: [b.version for b in one.specifier if b.operator == ">="] for one in requirements().values()
     }
-    assert dict(one.split("==") for one in asked) == bounded
+    assert [one.split("==") for one in asked] == [[name, *versions] for name, versions in bounds.items()]
+
+
+@pytest.mark.parametrize(("affected", "word", "code"), [("2.23.1", "PYSEC-1", 1), ("2.23.0", "none", 0)])
+def test_a_clone_of_advisories_tells_the_versions_that_one_is_about(
+    tmp_path: Path, affected: str, word: str, code: int
+) -> None:
+    """`make audit ADVISORIES=` fails by an advisory on the oldest version, and not by one on an older."""
+    place = tmp_path / "vulns" / "asyncssh"
+    place.mkdir(parents=True)
+    (place / "PYSEC-1.yaml").write_text(
+        f"id: PYSEC-1\nmodified: 2026-06-06T00:00:00Z\naffected:\n- versions:\n  - {affected}\n"
+    )
+    got = subprocess.run(
+        [sys.executable, "-m", "tests.advisories", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert f"asyncssh==2.23.1: {word} of 1 advisories" in got.stdout
+    assert "newest advisory there is of 2026-06-06." in got.stdout
+    assert got.returncode == code
+
+
+def test_a_place_without_advisories_is_no_clean_bill(tmp_path: Path) -> None:
+    """`make audit ADVISORIES=` fails on a folder that has none, and says what belongs there."""
+    got = subprocess.run(
+        [sys.executable, "-m", "tests.advisories", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (got.returncode, "clone the Python Packaging" in got.stdout) == (1, True)
 
 
 def test_every_ignored_rule_of_security_has_its_reason() -> None:
