@@ -10,7 +10,6 @@ import math
 import mmap
 import os
 import struct
-import tempfile
 from typing import Any, Dict, Iterable, NamedTuple, Optional
 
 PHASES = ("start", "before", "load", "call", "after", "dump", "exit")
@@ -138,6 +137,8 @@ def _memory_file() -> int:
     try:
         handle = os.memfd_create("board")
     except (AttributeError, OSError):
+        import tempfile
+
         handle, path = tempfile.mkstemp()
         os.unlink(path)
     os.ftruncate(handle, SIZE)

@@ -111,6 +111,15 @@ def store(data, scratch, place):
             raise
 
 
+def remove(scratch):
+    # type: (str) -> None
+    """Remove what did not become the archive's place; what that takes stays out of the agent where it did."""
+    if os.path.isdir(scratch):
+        import shutil
+
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def check_owner(place):
     # type: (str) -> None
     """Refuse code that somebody else put there, or could still change."""
@@ -136,10 +145,6 @@ def make_cache(cache):
 def archive(params):
     # type: (Dict[str, Any]) -> str
     """Return the archive's place in the cache, asking for the archive if it is not there."""
-    import hashlib
-    import shutil
-    import tempfile
-
     cache = os.path.expanduser(params["cache"] or "~/.cache/covalent-sshtiming")
     place = os.path.join(os.path.realpath(cache), params["archive"][:32])
     if os.path.isdir(place):
@@ -147,9 +152,12 @@ def archive(params):
         announce(params["nonce"], {"archive": "have", "machine": machine_id()})
         return place
     make_cache(cache)
-    scratch = tempfile.mkdtemp(prefix=".new-", dir=os.path.dirname(place))
+    scratch = os.path.join(os.path.dirname(place), ".new-%s" % base64.b16encode(os.urandom(8)).decode())
+    os.mkdir(scratch, 0o700)
     announce(params["nonce"], {"archive": "need", "machine": machine_id()})
     try:
+        import hashlib
+
         data = read_exactly(params["size"])
         if hashlib.sha256(data).hexdigest() != params["archive"]:
             sys.exit(5)
@@ -159,7 +167,7 @@ def archive(params):
         sys.stderr.write("SSHTIMING-cache: %s\n" % error)
         sys.exit(6)
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        remove(scratch)
     return place
 
 

@@ -13,8 +13,7 @@ import json
 import os
 import stat
 import sys
-import tempfile
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 SOCKET_PATH_MAX = 100  # bytes; sun_path is 104 on macOS, 108 on Linux
 KEEP_SECONDS = 7 * 24 * 3600  # undelivered outcomes stay this long
@@ -48,7 +47,7 @@ def spool_base(explicit: str = "") -> str:
     if explicit:
         return private_directory(os.path.expanduser(explicit))
     failure: "Optional[OSError]" = None
-    for root in ("/var/tmp", tempfile.gettempdir(), "/tmp"):
+    for root in _roots():
         try:
             base = private_directory(os.path.join(root, "covalent-sshtiming-%d" % os.getuid()))
             probe_writable(base)
@@ -57,6 +56,15 @@ def spool_base(explicit: str = "") -> str:
             failure = failure or error
     assert failure is not None  # noqa: S101 - the loop ran
     raise failure
+
+
+def _roots() -> "Iterator[str]":
+    """Yield where a spool may be; what knows the second place is loaded only where the first will not do."""
+    yield "/var/tmp"
+    import tempfile
+
+    yield tempfile.gettempdir()
+    yield "/tmp"
 
 
 def private_directory(path: str) -> str:
@@ -77,8 +85,8 @@ def private_directory(path: str) -> str:
 
 def probe_writable(base: str) -> None:
     """Raise OSError if no file can be made in `base`."""
-    handle, name = tempfile.mkstemp(dir=base, prefix=".probe-")
-    os.close(handle)
+    name = os.path.join(base, ".probe-" + os.urandom(8).hex())
+    create(name)
     os.unlink(name)
 
 
