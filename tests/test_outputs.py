@@ -71,9 +71,10 @@ async def test_names_keep_the_tasks_of_a_fan_out_apart(
     async with direct.machine_at(
         any_sshd, place, far_place, log_stdout="{dispatch_id}-{node_id}.txt"
     ) as machine:
-        await asyncio.gather(
+        ran = await asyncio.gather(
             *(machine.run(lambda n: print("task", n), n, dispatch_id="d", node_id=n) for n in (1, 2))
         )
+    assert [(one.stdout, one.stderr) for one in ran] == [("task 1\n", ""), ("task 2\n", "")]
     results = machine.log.parent / "d"
     assert [content(results / f"d-{n}.txt") for n in (1, 2)] == ["task 1\n", "task 2\n"]
 
