@@ -10,13 +10,15 @@ and no whole one is longer than 64 bits can be.
 import json
 import math
 import struct
-from typing import Any, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 VERSION = 1
 MAX_HEADER = 0xFFFF  # bytes of JSON in one frame
 MAX_BODY = 64 * 1024  # bytes of body in one frame
 MAX_TASK = 0xFFFFFFFF  # the greatest task number
 MAX_DIGITS = 20  # of a whole number, its sign apart: as many as 64 bits need
+
+PIECES = 256  # that a frame may be held in
 
 FILE_WINDOW = 4 << 20  # of one task's files, under way and not taken yet
 FILE_COST = 1024  # bytes that a frame of a file counts for, besides its body
@@ -95,39 +97,51 @@ class Decoder:
     """Turns a stream of bytes, fed in pieces of any size, into frames."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._pieces: "List[bytes]" = []  # what is there of a frame that is not whole yet
+        self._wanted = HEAD_SIZE  # bytes of it without which there is nothing new to be seen
         self._refused: "Optional[ProtocolError]" = None
+        self.pending = 0  # bytes held back because their frame is not whole yet
 
     def feed(self, data: bytes) -> "Iterator[Frame]":
         """Add `data` and yield each frame that is whole; raises ProtocolError."""
         if self._refused is not None:
             raise self._refused
-        self._buffer += data
-        at = 0
+        self._pieces.append(data)
+        self.pending += len(data)
+        if self.pending < self._wanted:
+            # Put together once, when it is whole: a buffer that grows by each piece costs ten times as much.
+            if len(self._pieces) > PIECES:
+                self._pieces = [b"".join(self._pieces)]
+            return
+        buffer, at = b"".join(self._pieces), 0
+        self._wanted = HEAD_SIZE
         try:
-            while len(self._buffer) - at >= HEAD_SIZE:
-                version, kind, header_size, task, body_size = _HEAD.unpack_from(self._buffer, at)
-                _check_head(version, kind, body_size)
-                body_at = at + HEAD_SIZE + header_size
-                end = body_at + body_size
-                if len(self._buffer) < end:
+            while True:
+                end, body_at = _extent(buffer, at)
+                if len(buffer) < end:
+                    self._wanted = end - at
                     break
-                with memoryview(self._buffer) as view:  # a slice of the buffer itself would be one more copy
-                    header = _header(bytes(view[at + HEAD_SIZE : body_at]))
-                    body = bytes(view[body_at:end])
-                at = end
+                _, kind, header_size, task, _ = _HEAD.unpack_from(buffer, at)
+                header = _header(buffer[body_at - header_size : body_at])
+                at, body = end, buffer[body_at:end]
                 yield Frame(kind, task, header, body)
         except ProtocolError as error:
             self._refused = error
-            at = len(self._buffer)  # nothing after it can be trusted, so none of it is kept
+            at = len(buffer)  # nothing after it can be trusted, so none of it is kept
             raise
         finally:
-            del self._buffer[:at]
+            self._pieces = [buffer[at:]] if at < len(buffer) else []
+            self.pending = len(buffer) - at
 
-    @property
-    def pending(self) -> int:
-        """Bytes held back because their frame is not whole yet."""
-        return len(self._buffer)
+
+def _extent(buffer: bytes, at: int) -> "Tuple[int, int]":
+    """Return where the frame at `at` ends and its body begins; or where its head would end."""
+    if len(buffer) - at < HEAD_SIZE:
+        return at + HEAD_SIZE, 0
+    version, kind, header_size, _, body_size = _HEAD.unpack_from(buffer, at)
+    _check_head(version, kind, body_size)
+    body_at = at + HEAD_SIZE + header_size
+    return body_at + body_size, body_at
 
 
 def _check_head(version: int, kind: int, body_size: int) -> None:
