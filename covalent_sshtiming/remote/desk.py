@@ -10,7 +10,7 @@ import sys
 import time
 from typing import Any, Callable, Dict, Optional, Tuple
 
-from . import ending, jobs, places, tasks, uploads, wire
+from . import aside, ending, jobs, places, tasks, uploads, wire
 from .connection import Connection, Gone
 from .foreman import Foreman, Watch
 
@@ -199,11 +199,20 @@ class Desk:
         wanted = frame.header.get("keep") or self._foreman.is_watched(key, connection)
         if tasks.state(directory) == tasks.ENDED and not wanted:
             try:
-                places.remove_tree(directory)
+                _remove(directory)
             except OSError as error:  # the client will say it again on its next connection
                 sys.stderr.write("%s cannot be removed: %s\n" % (key, error))
                 return
         connection.hold(wire.ACK, frame.task)
+
+
+def _remove(directory: str) -> None:
+    """Remove a task's directory, and have another process wait for what that takes."""
+    large = places.hold_large(directory)
+    try:
+        places.remove_tree(directory)
+    finally:
+        aside.let_go(large)
 
 
 def _watch(connection: Connection, task: int, have: "Tuple[int, int]", wishes: "Dict[str, Any]") -> Watch:

@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 SOCKET_PATH_MAX = 100  # bytes; sun_path is 104 on macOS, 108 on Linux
 KEEP_SECONDS = 7 * 24 * 3600  # undelivered outcomes stay this long
+LARGE = 16 << 20  # bytes of a file that takes milliseconds to remove
 KEY_LENGTH = 32  # hex digits of a task's key
 
 REQUEST = "request"
@@ -241,6 +242,15 @@ def is_locked(path: str) -> bool:
         return True
     os.close(handle)
     return False
+
+
+def hold_large(path: str) -> "List[int]":
+    """Return descriptors of the files in a task directory whose removal would take long."""
+    held: "List[int]" = []
+    for entry in os.scandir(path):
+        if entry.stat(follow_symlinks=False).st_size >= LARGE:
+            held.append(open_file(entry.path))
+    return held
 
 
 def remove_tree(path: str) -> None:

@@ -1,0 +1,68 @@
+"""What the agent has another process do, so that it never waits itself."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.farside import FarSide, new_key, until
+
+from covalent_sshtiming.remote import aside, crew, places
+
+
+@pytest.fixture
+def far(short_place: Path) -> Iterator[FarSide]:
+    """Return a far side with a spool of its own."""
+    with FarSide(short_place) as side:
+        yield side
+
+
+def test_what_is_let_go_is_closed_here_and_soon_everywhere(tmp_path: Path) -> None:
+    """The descriptor is closed in this process at once, and by its helper as soon as that has seen so."""
+    path = tmp_path / "large"
+    handle = os.open(path, os.O_CREAT | os.O_RDWR)
+    fcntl.flock(handle, fcntl.LOCK_EX)  # which holds until the last copy of the descriptor is closed
+    aside.let_go([handle])
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(handle)
+    with path.open() as other:
+        until(lambda: places.try_lock(str(path)) is not None, "a lock that nobody holds any more")
+        other.read()
+    crew.reap()
+
+
+def test_nothing_to_let_go_takes_no_process() -> None:
+    """Without a large file no process is started."""
+    before = os.listdir("/proc/self/fd")
+    aside.let_go([])
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("size", [1, places.LARGE])
+def test_an_acknowledged_task_leaves_nothing(far: FarSide, size: int) -> None:
+    """A small and a large result go with their directory; the agent keeps neither descriptor nor process."""
+    with far.line() as line:
+        first = new_key()
+        line.submit(first, lambda: bytes(1))
+        line.outcome(first)
+        line.acknowledge(first)
+        until(lambda: not far.task(first).exists(), "an empty spool")
+        until(lambda: _children(far) == 3, "three waiting supervisors")
+        before = len(os.listdir(f"/proc/{far.agent()}/fd"))
+        key = new_key()
+        line.submit(key, lambda: bytes(size))
+        line.outcome(key)
+        line.acknowledge(key)
+        until(lambda: not far.task(key).exists(), "an empty spool")
+        until(lambda: _children(far) == 3, "three waiting supervisors")
+        assert len(os.listdir(f"/proc/{far.agent()}/fd")) == before
+
+
+def _children(far: FarSide) -> int:
+    """Count the agent's processes, those that have ended and were not waited for too."""
+    return len(Path(f"/proc/{far.agent()}/task/{far.agent()}/children").read_text().split())
