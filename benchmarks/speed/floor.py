@@ -1,4 +1,9 @@
-"""The floor: a frame echoed on a warm channel, by a bare interpreter that forks once and waits for it."""
+"""The floor: a frame echoed on a warm channel, by a bare interpreter that forks once and waits for it.
+
+And what stands on it: the least that calls a function in a process of its own. There the interpreter has
+cloudpickle, and its fork loads the function from the frame, calls it and dumps the result. No disk, timing,
+limits, cancel or supervisor: nothing that forks for each call can cost less.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,11 @@ import asyncio
 import shlex
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
+
+import cloudpickle
 
 from benchmarks.speed.stage import PYTHON, Stage
 from covalent_sshtiming.host.channel import SSHStreams, open_channel
@@ -30,6 +38,29 @@ while True:
         os._exit(0)
     os.wait4(pid, 0)
     os.write(1, frame)
+"""
+
+_CALL = f"""
+import gc, os, pickle
+import cloudpickle
+gc.freeze()
+def take(size):
+    data = b""
+    while len(data) < size:
+        data += os.read(0, size - len(data)) or os._exit(0)
+    return data
+while True:
+    frame = take({FRAME})
+    source, sink = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(sink, cloudpickle.dumps(pickle.loads(frame)()))
+        os._exit(0)
+    os.close(sink)
+    result = os.read(source, 65536)
+    os.close(source)
+    os.wait4(pid, 0)
+    os.write(1, result.ljust({FRAME}))
 """
 
 
@@ -58,16 +89,17 @@ class _Listener:
 class Floor:
     """A channel that echoes."""
 
-    def __init__(self, streams: SSHStreams, listener: _Listener) -> None:
+    def __init__(self, streams: SSHStreams, listener: _Listener, frame: bytes) -> None:
         self._streams = streams
         self._listener = listener
+        self._frame = frame
 
     async def once(self) -> float:
         """Send a frame; return the seconds until it is back."""
         self._listener.missing = FRAME
         self._listener.whole = asyncio.get_running_loop().create_future()
         start = time.perf_counter()
-        self._streams.write(bytes(FRAME))
+        self._streams.write(self._frame)
         await self._listener.whole
         return time.perf_counter() - start
 
@@ -88,12 +120,25 @@ def target(stage: Stage) -> Target:
 
 @asynccontextmanager
 async def floor(stage: Stage) -> AsyncIterator[Floor]:
-    """Open the channel."""
+    """Open the channel to a bare fork."""
+    async with _opened(stage, f"-S -c {shlex.quote(_ECHO)}", bytes(FRAME)) as found:
+        yield found
+
+
+@asynccontextmanager
+async def least(stage: Stage, function: Callable[[], Any]) -> AsyncIterator[Floor]:
+    """Open the channel to a fork that calls `function`."""
+    frame = cloudpickle.dumps(function).ljust(FRAME)
+    async with _opened(stage, f"-c {shlex.quote(_CALL)}", frame) as found:
+        yield found
+
+
+@asynccontextmanager
+async def _opened(stage: Stage, words: str, frame: bytes) -> AsyncIterator[Floor]:
     connection = await dial(target(stage))
     listener = _Listener()
-    command = f"exec {shlex.quote(sys.executable)} -S -c {shlex.quote(_ECHO)}"
-    streams = await open_channel(connection, command, listener)
+    streams = await open_channel(connection, f"exec {shlex.quote(sys.executable)} {words}", listener)
     try:
-        yield Floor(streams, listener)
+        yield Floor(streams, listener, frame)
     finally:
         await streams.close()

@@ -104,6 +104,10 @@ class Runs:
         result = await executor.run(*self._call, metadata)
         return time.perf_counter() - start, result
 
+    async def seconds(self) -> float:
+        """Run one task; return its seconds."""
+        return (await self.once())[0]
+
 
 def trivial() -> Callable[[], int]:
     """Return the function that every comparison calls; one defined in a function travels by value."""

@@ -9,7 +9,7 @@ import time
 import psutil
 
 from benchmarks.speed import peers
-from benchmarks.speed.floor import floor
+from benchmarks.speed.floor import floor, least
 from benchmarks.speed.rows import Row, Spread, times
 from benchmarks.speed.stage import Runs, Stage, trivial
 from covalent_sshtiming.timing.trace import PHASES
@@ -19,33 +19,36 @@ ROUNDS = 5  # in which ours and the floor take turns
 WARM_UP = 30
 AT_ONCE = 64
 PEER = "covalent-ssh-plugin"
+LEAST = "the least fork that calls"
 
 
 async def one_at_a_time(stage: Stage) -> list[Row]:
     """`run()` of a trivial electron against the peer's and against the floor."""
     each = stage.some(100, 40)
+    function = trivial()
     found: dict[tuple[str, float], list[float]] = {}
-    async with stage.machine() as machine, floor(stage) as bottom:
-        runs = Runs(machine, trivial())
-        for _ in range(WARM_UP):
-            await runs.once()
-            await bottom.once()
+    async with stage.machine() as machine, floor(stage) as bottom, least(stage, function) as bare:
+        runs = Runs(machine, function)
+        takers = {"floor": bottom.once, "least": bare.once, "ours": runs.seconds}
+        for take in takers.values():
+            for _ in range(WARM_UP):
+                await take()
         for _ in range(ROUNDS):
             for pause in (PAUSE, 0.0):
-                for _ in range(each):
-                    await asyncio.sleep(pause)
-                    found.setdefault(("floor", pause), []).append(await bottom.once())
-                for _ in range(each):
-                    await asyncio.sleep(pause)
-                    found.setdefault(("ours", pause), []).append((await runs.once())[0])
+                for name, take in takers.items():
+                    for _ in range(each):
+                        await asyncio.sleep(pause)
+                        found.setdefault((name, pause), []).append(await take())
     spreads = {key: Spread.of(values) for key, values in found.items()}
     peer = await peers.told(stage, "ssh_plugin")
     theirs = Spread.of(peer["seconds"])
     apart, close = spreads["ours", PAUSE], spreads["ours", 0.0]
     rows = [Row("warm, one at a time", "s", close, PEER, theirs, times(theirs, close), 500, at_least=True)]
     for name, ours, pause, goal in (("10 ms apart", apart, PAUSE, 2), ("back to back", close, 0.0, 3)):
-        base = spreads["floor", pause]
+        base, fork = spreads["floor", pause], spreads["least", pause]
         rows.append(Row(f"warm, {name}", "s", ours, "the floor", base, times(ours, base), goal))
+        rows.append(Row(f"warm, {name}", "s", ours, LEAST, fork, times(ours, fork)))
+        rows.append(Row(f"{LEAST}, {name}", "s", fork, "the floor", base, times(fork, base)))
     return rows
 
 
