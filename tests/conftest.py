@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -209,16 +209,23 @@ def dispatcher(
 
 
 @pytest.fixture
-def short_place() -> Iterator[Path]:
+def place() -> Iterator[Path]:
     """Return a directory of one test whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="sp-", dir="/tmp", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="sst-", dir="/tmp", ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 
 @pytest.fixture
-def four_gpus(short_place: Path, monkeypatch: pytest.MonkeyPatch) -> GPUs:
+async def machine(any_sshd: Server, place: Path, far_place: There) -> AsyncIterator[direct.Machine[There]]:
+    """Return a way to `any_sshd`, with an agent of this test's own; a module may have another one."""
+    async with direct.machine_at(any_sshd, place, far_place) as reached:
+        yield reached
+
+
+@pytest.fixture
+def four_gpus(place: Path, monkeypatch: pytest.MonkeyPatch) -> GPUs:
     """Return a machine with four GPUs, which this process's far sides see."""
-    made = GPUs(short_place / "gpus", 4)
+    made = GPUs(place / "gpus", 4)
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -230,7 +237,7 @@ LIMITED_USER = 61234 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 
 
 @pytest.fixture
-def crowded(short_place: Path) -> Iterator[FarSide]:
+def crowded(place: Path) -> Iterator[FarSide]:
     """Return a far side under a user id that nobody else has: root is exempt from limits on processes."""
     if os.getuid() != 0 or not shutil.which("prlimit"):
         # The kernel's rule, not ours to fake.
@@ -238,8 +245,8 @@ def crowded(short_place: Path) -> Iterator[FarSide]:
     python = next((one for one in (sys.executable, "/usr/bin/python3") if may_run(one)), None)
     if python is None:
         pytest.skip(f"no Python {PYTHON} that another user may run")  # root's own pyenv is closed to others
-    short_place.chmod(0o755)
-    room = short_place / "far"
+    place.chmod(0o755)
+    room = place / "far"
     room.mkdir()
     os.chown(room, LIMITED_USER, LIMITED_USER)
     with FarSide(room, user=LIMITED_USER, python=python) as far:

@@ -117,10 +117,10 @@ def box(sshd: SSHServer) -> Iterator[Near]:
 
 
 @pytest.fixture
-def shell(short_place: Path, nothing_left_running: None) -> Iterator[Near]:
+def shell(place: Path, nothing_left_running: None) -> Iterator[Near]:
     """Return a machine whose login shell is the file `shell` in our HOME's server."""
     require_sshd()
-    directory = short_place / "ssh"
+    directory = place / "ssh"
     options = {"ForceCommand": str(directory / "shell")}
     with (
         ssh_server(directory, kind="openssh", options=options, environment=remote_environment()) as server,

@@ -8,9 +8,8 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +31,6 @@ Machine = direct.Machine[There]
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 LINUX_ONLY = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux's subreaper")
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="fail-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
-
-
-@pytest.fixture
-async def machine(any_sshd: Server, place: Path, far_place: There) -> AsyncIterator[Machine]:
-    """Return a way to the server, with an agent of this test's own."""
-    async with direct.machine_at(any_sshd, place, far_place) as reached:
-        yield reached
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,13 +27,6 @@ from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.remote import wire
 
 PACKAGE = Path(covalent_sshtiming.__file__).parent
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="att-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 @pytest.fixture

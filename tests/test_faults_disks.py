@@ -8,7 +8,6 @@ import json
 import os
 import re
 import subprocess
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,13 +22,6 @@ from support.proxy import Proxy
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.remote import wire
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="disk-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 def mount(disk: Path, size: str) -> None:

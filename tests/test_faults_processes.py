@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -29,13 +28,6 @@ from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.host.task import Nowhere
 
 ROOT = Path(__file__).parent
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="proc-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 @pytest.fixture

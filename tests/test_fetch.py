@@ -9,8 +9,7 @@ import json
 import os
 import signal
 import stat
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +29,6 @@ from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.fetched import Wanted
 from covalent_sshtiming.fetching import Fetching
 from covalent_sshtiming.remote import leavings, wire
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="fetch-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 @pytest.fixture
@@ -145,16 +137,16 @@ async def test_names_are_bytes_there(sshd: SSHServer, place: Path) -> None:
         assert below(home(machine, 3)) == {"kühler.txt": b"cold"}
 
 
-def test_what_cannot_be_read_stays(crowded: FarSide, short_place: Path) -> None:
+def test_what_cannot_be_read_stays(crowded: FarSide, place: Path) -> None:
     """What may not be read is told of; the rest comes, and the next task begins."""
-    (short_place / "work").mkdir()
-    (short_place / "work").chmod(0o777)
+    (place / "work").mkdir()
+    (place / "work").chmod(0o777)
     lock = "os.mkdir('shut'); os.mkdir('listed'); open('listed/b.h5', 'w').close(); os.chmod('a.h5', 0)"
     lock += "; os.chmod('shut', 0); os.chmod('listed', 0o444)"
     told = []
     for function in (writes({"a.h5": b"A", "c.h5": b"C"}, lock), writes({"d.h5": b"D"})):
         with crowded.line() as line:
-            submit(line, new_key(), function, short_place / "work", "**")
+            submit(line, new_key(), function, place / "work", "**")
             told += [(head.get("name"), head.get("left")) for head, _ in files(line) if "end" not in head]
     stays = [("a.h5", "unreadable"), ("c.h5", None), ("listed", "unreadable"), ("shut", "unreadable")]
     assert told == [*stays, ("d.h5", None)]

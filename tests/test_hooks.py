@@ -8,10 +8,9 @@ import io
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import pytest
 from support import direct
 from support.clients import dispatch_script
 from support.environments import make_environment
-from support.named import Server
 from support.there import There
 
 from covalent_sshtiming import errors
@@ -32,20 +30,6 @@ Machine = direct.Machine[There]
 
 # This module is not on the far side, so its functions travel by value, as those of a script do.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="hook-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
-
-
-@pytest.fixture
-async def machine(any_sshd: Server, place: Path, far_place: There) -> AsyncIterator[Machine]:
-    """Return a way to the server, with an agent of this test's own."""
-    async with direct.machine_at(any_sshd, place, far_place) as reached:
-        yield reached
 
 
 @pytest.fixture(scope="module")

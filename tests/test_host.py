@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,6 @@ from covalent_sshtiming import errors
 from covalent_sshtiming.host import pool
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="near-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 def noting(path: There, seconds: float) -> Callable[[], str]:

@@ -11,8 +11,7 @@ import pickle
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +28,6 @@ from covalent_sshtiming.demo.sshserver import SSHServer
 from covalent_sshtiming.timing.timings import read_log
 
 Machine = direct.Machine[There]
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="jobs-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 @pytest.fixture

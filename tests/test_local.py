@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,13 +20,6 @@ from covalent_sshtiming import errors
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.host import process
 from covalent_sshtiming.timing.timings import read_log
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="loc-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 @pytest.mark.smoke

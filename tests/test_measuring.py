@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -122,13 +121,6 @@ async def far(minor: str, isolation: str, sshd: SSHServer, place: Path) -> Async
     python = sys.executable if minor == OWN else str(require_interpreter(minor))
     async with direct.machine(sshd, place, python_path=python, isolation=isolation) as machine:
         yield Far(machine, python)
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="met-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 def within(low: float, value: float, high: float) -> bool:

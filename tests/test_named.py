@@ -79,10 +79,10 @@ def test_processes_there_are_processes(named_here: NamedServer) -> None:
     kill(child.pid, named_here.directory)
 
 
-async def test_agents_there_are_ended(named_here: NamedServer, short_place: Path) -> None:
+async def test_agents_there_are_ended(named_here: NamedServer, place: Path) -> None:
     """A task runs by the Python that is found there; its agent is known, and gone afterwards."""
     far = named_here.directory
-    async with direct.machine_at(named_here, short_place, far) as machine:
+    async with direct.machine_at(named_here, place, far) as machine:
         assert (await machine.run(lambda: 6 * 7)).value == 42
         (agent,) = machine.agents()
         assert machine.alive(agent)

@@ -8,8 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,10 @@ from covalent_sshtiming.demo.sshserver import SSHServer
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="send-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        (Path(name) / "mine").mkdir()
-        yield Path(name)
+def place(place: Path) -> Path:
+    """Return that directory with one for the files that are sent."""
+    (place / "mine").mkdir()
+    return place
 
 
 @pytest.fixture
