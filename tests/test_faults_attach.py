@@ -188,10 +188,7 @@ async def test_a_task_that_was_read_without_a_word_is_cancelled(
 @pytest.fixture
 async def linked(sshd: SSHServer, place: Path) -> AsyncIterator[tuple[direct.Machine, Proxy]]:
     """Return a machine behind a proxy."""
-    async with (
-        Proxy(sshd.host, sshd.port) as proxy,
-        direct.machine(sshd, place, **faults.through(proxy, sshd, place)) as machine,
-    ):
+    async with faults.linked(sshd, place) as (machine, proxy):
         yield machine, proxy
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import direct
+from support import direct, faults
 from support.farside import FarSide, new_key
-from support.faults import living, noting, runs, through, until
-from support.proxy import Proxy
+from support.faults import living, noting, runs, until
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
@@ -262,10 +261,7 @@ async def test_a_cancel_on_a_read_only_spool_waits_for_the_disk(machine: direct.
 
 async def test_a_read_only_spool_takes_a_reconnect(small_spool: Path, sshd: SSHServer, place: Path) -> None:
     """A task is found again on a disk that has become read-only meanwhile, at the first attempt."""
-    async with (
-        Proxy(sshd.host, sshd.port) as proxy,
-        direct.machine(sshd, place, **through(proxy, sshd, place)) as machine,
-    ):
+    async with faults.linked(sshd, place) as (machine, proxy):
         running = asyncio.ensure_future(machine.run(holding(place / "ran", place / "go")))
         await until(lambda: runs(place / "ran"))
         with read_only(machine.spool / "tasks"):

@@ -15,7 +15,6 @@ from support import direct, faults
 from support.keys import make_key, public
 from support.login import authorize, enter, known_file, name_of, port_flag, reaching, refusal, shown_by
 from support.named import Server
-from support.proxy import Proxy
 from support.there import There
 
 from covalent_sshtiming import errors
@@ -35,10 +34,7 @@ async def test_the_systems_ssh_runs_a_task(any_sshd: Server, place: Path, far_pl
 
 async def test_the_systems_ssh_loses_its_link(sshd: SSHServer, place: Path) -> None:
     """A link that breaks under the system's ssh costs a reconnect, as under our own: one run, its result."""
-    async with (
-        Proxy(sshd.host, sshd.port) as proxy,
-        direct.machine(sshd, place, transport="openssh", **faults.through(proxy, sshd, place)) as machine,
-    ):
+    async with faults.linked(sshd, place, transport="openssh") as (machine, proxy):
         running = asyncio.ensure_future(machine.run(faults.noting(place / "ran", 1.0)))
         await faults.until((place / "ran").exists)
         proxy.reset()

@@ -50,6 +50,18 @@ def through(proxy: Proxy, server: Server, place: Path) -> dict[str, Any]:
     }
 
 
+@asynccontextmanager
+async def linked(
+    server: SSHServer, place: Path, **options: Any
+) -> AsyncIterator[tuple[direct.Machine, Proxy]]:
+    """Reach a server of ours as `direct.machine` does, through a link that can be broken."""
+    async with (
+        Proxy(server.host, server.port) as proxy,
+        direct.machine(server, place, **{**through(proxy, server, place), **options}) as machine,
+    ):
+        yield machine, proxy
+
+
 async def until(condition: Callable[[], object], seconds: float = 15, what: str = "it") -> None:
     """Wait for something to become true."""
     deadline = time.monotonic() + seconds

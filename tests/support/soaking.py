@@ -23,7 +23,6 @@ import psutil
 from covalent_sshtiming.demo.sshserver import SSHServer
 from support import direct, faults
 from support.direct import TaskCancelledError
-from support.proxy import Proxy
 from support.storms import PATIENCE_S
 
 
@@ -85,12 +84,7 @@ async def soak(
     place.mkdir(exist_ok=True)
     ends: Counter[str] = Counter()
     broken = 0
-    async with (
-        Proxy(server.host, server.port) as proxy,
-        direct.machine(
-            server, place, max_parallel=4, **{**faults.through(proxy, server, place), "idle_timeout": 60}
-        ) as machine,
-    ):
+    async with faults.linked(server, place, max_parallel=4, idle_timeout=60) as (machine, proxy):
         warm = max(32, tasks // 10)
         for _ in range(0, warm, at_once):
             await asyncio.gather(*(machine.run(_echo(), number) for number in range(at_once)))

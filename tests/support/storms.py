@@ -115,10 +115,7 @@ async def cancels(server: SSHServer, place: Path, count: int, seed: int) -> Canc
     dice = random.Random(seed)
     found = Cancels()
     place.mkdir(exist_ok=True)
-    async with (
-        Proxy(server.host, server.port) as proxy,
-        direct.machine(server, place, max_parallel=6, **faults.through(proxy, server, place)) as machine,
-    ):
+    async with faults.linked(server, place, max_parallel=6) as (machine, proxy):
         await machine.run(faults.noting(place / "warm"))
         proxy.up.bandwidth = 20e6  # so that uploads take their time
         for start in range(0, count, 20):
