@@ -14,14 +14,13 @@ from typing import Any
 
 import pytest
 from support import direct, works
-from support.interpreters import require_interpreter
+from support.interpreters import OWN, require_interpreter
 from support.named import Server
 from support.pickles import pickled_by
 from support.there import There
 
 from covalent_sshtiming.demo.sshserver import SSHServer
 
-OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 SUPPORTED = ("3.10", "3.11", "3.12")  # by Covalent
 SMOKE = ("3.8", "3.10", "3.11", "3.12", "3.13")  # all that the far side may be, without one in the middle
 

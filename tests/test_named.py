@@ -16,8 +16,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 from support import direct
+from support.interpreters import OWN
 from support.keys import make_key
-from support.named import OWN, NamedError, NamedServer, named_server
+from support.named import NamedError, NamedServer, named_server
 from support.there import alive, kill, mode, parent
 
 from covalent_sshtiming.demo.sshserver import SSHServer

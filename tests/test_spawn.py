@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 from support import direct, works
 from support.faults import until
-from support.interpreters import require_interpreter
+from support.interpreters import OWN, require_interpreter
 from support.pickles import pickled_by
 from support.there import alive
 
 from covalent_sshtiming import resources, settings
 
-OWN = ".".join(map(str, sys.version_info[:2]))
 MIB = 1 << 20
 
 
