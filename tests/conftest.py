@@ -21,9 +21,11 @@ from typing import Any
 
 import psutil
 import pytest
-from support import direct, leftovers
-from support.farside import PYTHON, FarSide
+from support import direct, faults, jobs, leftovers
+from support.disks import mounted
+from support.farside import FarSide
 from support.gpus import GPUs
+from support.interpreters import OWN
 from support.keys import make_key, sign
 from support.named import NamedError, NamedServer, Server, is_named, named_server
 from support.there import FarPath, There
@@ -121,6 +123,14 @@ def sshd(short_tmp: Path, nothing_left_running: None) -> Iterator[SSHServer]:
         yield server
 
 
+@pytest.fixture
+def server(place: Path, nothing_left_running: None) -> Iterator[SSHServer]:
+    """Return an OpenSSH server of this test's own, so that all its processes are this test's."""
+    require_sshd()
+    with ssh_server(place / "ssh", kind="openssh", environment=remote_environment()) as own:
+        yield own
+
+
 @pytest.fixture(scope="session")
 def named(short_tmp: Path) -> Iterator[NamedServer | None]:
     """Return the server that SSHTIMING_TEST_HOST names, if there is one."""
@@ -156,6 +166,18 @@ def far_directory(any_sshd: Server, named: NamedServer | None, short_tmp: Path) 
 def far_place(far_directory: Callable[[], There]) -> There:
     """Return a directory of one test on the machine of `any_sshd`."""
     return far_directory()
+
+
+@pytest.fixture
+async def gpubox(
+    any_sshd: Server, place: Path, far_place: There, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[direct.Machine[There]]:
+    """Return a machine that covalent.conf calls gpubox, with a data directory of our own."""
+    monkeypatch.setenv("COVALENT_CONFIG_DIR", str(place / "conf"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(place / "data"))
+    async with direct.machine_at(any_sshd, place, far_place, max_parallel=1) as reached:
+        jobs.write_configuration(place, reached.settings)
+        yield reached
 
 
 @pytest.fixture(scope="session")
@@ -223,6 +245,20 @@ async def machine(any_sshd: Server, place: Path, far_place: There) -> AsyncItera
 
 
 @pytest.fixture
+def far(place: Path) -> Iterator[FarSide]:
+    """Return a far side without SSH, with a spool of its own."""
+    with FarSide(place / "far") as side:
+        yield side
+
+
+@pytest.fixture
+def small_spool(place: Path) -> Iterator[Path]:
+    """Mount a file system of 1 MiB where the spool in `place` will be."""
+    with mounted(place / "spool", "1m") as disk, faults.no_agents_left(disk):
+        yield disk
+
+
+@pytest.fixture
 def four_gpus(place: Path, monkeypatch: pytest.MonkeyPatch) -> GPUs:
     """Return a machine with four GPUs, which this process's far sides see."""
     made = GPUs(place / "gpus", 4)
@@ -244,7 +280,7 @@ def crowded(place: Path) -> Iterator[FarSide]:
         pytest.skip("root is exempt from the limit on processes, and only root can be another user")
     python = next((one for one in (sys.executable, "/usr/bin/python3") if may_run(one)), None)
     if python is None:
-        pytest.skip(f"no Python {PYTHON} that another user may run")  # root's own pyenv is closed to others
+        pytest.skip(f"no Python {OWN} that another user may run")  # root's own pyenv is closed to others
     place.chmod(0o755)
     room = place / "far"
     room.mkdir()
@@ -262,4 +298,4 @@ def may_run(python: str) -> bool:
         )
     except OSError:
         return False
-    return ran.stdout.decode().strip() == PYTHON
+    return ran.stdout.decode().strip() == OWN

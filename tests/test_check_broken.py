@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +14,7 @@ from conftest import remote_environment
 from support import direct
 from support.checking import Near, near
 from support.condas import fake_conda, make_environment
+from support.disks import mounted
 from support.interpreters import OWN, require_interpreter
 from support.keys import make_key
 
@@ -196,16 +195,11 @@ def test_a_cache_that_cannot_be_written(box: Near) -> None:
 
 def test_a_disk_that_is_full(box: Near) -> None:
     """A spool without room fails the disk, and says so."""
-    disk = box.home / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16k,nr_inodes=4,mode=0700", "tmpfs", str(disk)]
-    if os.getuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a tmpfs")  # a disk that is full has to be one's own
-    try:
-        step, error, text = box.failure(f"remote_spool={disk}")
-    finally:
-        direct.end_agents(disk)
-        subprocess.run(["umount", "-l", str(disk)], check=True)
+    with mounted(box.home / "disk", "16k,nr_inodes=4") as disk:
+        try:
+            step, error, text = box.failure(f"remote_spool={disk}")
+        finally:
+            direct.end_agents(disk)
     assert (step, error) == ("disk", "TransferError")
     assert "No space left on device" in text
     assert "remote_spool" in text

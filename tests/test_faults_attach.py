@@ -17,7 +17,7 @@ import pytest
 from conftest import remote_environment, require_sshd
 from support import direct, farside, faults
 from support.farside import FarSide, new_key
-from support.faults import noting, runs, until
+from support.faults import noting, one_behind_another, runs, until
 from support.proxy import Proxy
 from support.there import alive
 
@@ -27,13 +27,6 @@ from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.remote import wire
 
 PACKAGE = Path(covalent_sshtiming.__file__).parent
-
-
-@pytest.fixture
-def far(place: Path) -> Iterator[FarSide]:
-    """Return a far side with a spool of its own."""
-    with FarSide(place / "far") as side:
-        yield side
 
 
 # ---- nobody connected
@@ -97,11 +90,8 @@ def test_a_running_task_is_cancelled_by_the_next_agent(far: FarSide, place: Path
 
 def test_a_waiting_task_is_cancelled_by_the_next_agent(far: FarSide, place: Path) -> None:
     """A cancel of what a killed agent had queued holds: it never runs."""
-    first, second = new_key(), new_key()
     with far.line() as line:
-        line.submit(first, noting(place / "first", 1.0), max_parallel=1)
-        line.submit(second, noting(place / "second"), max_parallel=1)
-        far.started(first)
+        first, second = one_behind_another(far, line, place)
         far.kill_agent()
     with far.line() as line:
         line.attach(second)

@@ -18,13 +18,13 @@ import cloudpickle
 import pytest
 from support import direct
 from support.clients import dispatch_script
+from support.endings import cause, failed
 from support.environments import make_environment
 from support.there import There
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.sshserver import SSHServer
-from covalent_sshtiming.plugin import TaskEnded
 
 Machine = direct.Machine[There]
 
@@ -69,19 +69,6 @@ def wheel(directory: There, name: str, source: str) -> There:
 def deps(*found: Any) -> list[Any]:
     """Return Covalent's Deps objects as the hooks that its dispatcher makes of them."""
     return [dep.apply() for dep in found]
-
-
-def failed(ran: direct.Ran) -> str:
-    """Return the sentence of a task that had started: our error's text, which is in stderr as well."""
-    assert isinstance(ran.error, TaskEnded), repr(ran.error)
-    assert str(ran.error) in ran.stderr
-    return str(ran.error)
-
-
-def cause(ran: direct.Ran) -> BaseException | None:
-    """Return our own error behind what Covalent is given."""
-    assert ran.error is not None
-    return ran.error.__cause__
 
 
 def appends(path: There, word: str) -> Any:

@@ -7,7 +7,6 @@ import csv
 import io
 import json
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +18,19 @@ from support.jobs import (
     behind,
     burn_and_return,
     finished,
-    gpubox,
     jobs,
     known,
     left_alone,
     listed,
     write_configuration,
 )
-from support.named import Server
 from support.there import There, kill
 
 from covalent_sshtiming import visit
 from covalent_sshtiming.demo.sshserver import SSHServer
 
 
-@pytest.fixture
-async def machine(
-    any_sshd: Server, place: Path, far_place: There, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Machine]:
-    """Return the machine that covalent.conf calls gpubox."""
-    async with gpubox(any_sshd, place, far_place, monkeypatch) as reached:
-        yield reached
-
-
-async def test_nothing_there_is_said(machine: Machine) -> None:
+async def test_nothing_there_is_said(gpubox: Machine) -> None:
     """A machine without a task of ours gives an empty list: a sentence for people, [] for programs."""
     ran = await jobs("gpubox")
     assert (ran.returncode, ran.stdout) == (0, "")
@@ -50,10 +38,10 @@ async def test_nothing_there_is_said(machine: Machine) -> None:
     assert await listed() == []
 
 
-async def test_running_and_queued_are_listed(machine: Machine, far_place: There) -> None:
+async def test_running_and_queued_are_listed(gpubox: Machine, far_place: There) -> None:
     """A task that runs and one that waits are listed with state, age, function, node and CPU time so far."""
-    await left_alone(machine, burn_and_return(30))
-    await left_alone(machine, noting(far_place / "second"))
+    await left_alone(gpubox, burn_and_return(30))
+    await left_alone(gpubox, noting(far_place / "second"))
     await asyncio.sleep(1)
     found = {job["state"]: job for job in await listed()}
     assert set(found) == {"running", "queued"}
@@ -76,19 +64,19 @@ async def test_running_and_queued_are_listed(machine: Machine, far_place: There)
     assert narrow.stderr == "No room for: age, CPU, dispatch, node\n"
 
 
-async def test_the_readme_shows_what_is_printed(machine: Machine, place: Path) -> None:
+async def test_the_readme_shows_what_is_printed(gpubox: Machine, place: Path) -> None:
     """The README's list of a finished, a running and a queued task, and a fetched result, are as printed."""
     dispatch = "0535b436-9e68-4c96-967c-0aebea09b1ac"
 
     async def leave(name: str, seconds: float, node: int) -> None:
         function = burn_and_return(seconds)
         function.__name__ = name
-        await left_alone(machine, function, dispatch_id=dispatch, node_id=node)
+        await left_alone(gpubox, function, dispatch_id=dispatch, node_id=node)
 
     await leave("relax", 0.01, 4)
-    await finished(machine)
+    await finished(gpubox)
     await leave("anneal", 30, 7)
-    await until(lambda: list(machine.spool.glob("tasks/*/started")) and len(known(machine)) == 2)
+    await until(lambda: list(gpubox.spool.glob("tasks/*/started")) and len(known(gpubox)) == 2)
     await leave("anneal", 30, 8)
     await asyncio.sleep(1)
     ran = await jobs(*readme.typed("covalent-sshtiming jobs gpubox")[2:])
@@ -100,7 +88,7 @@ async def test_the_readme_shows_what_is_printed(machine: Machine, place: Path) -
     assert readme.shape(said) == readme.shape(readme.shown("covalent-sshtiming jobs gpubox --fetch"))
 
 
-async def test_a_killed_task_ends_with_its_children(machine: Machine, far_place: There) -> None:
+async def test_a_killed_task_ends_with_its_children(gpubox: Machine, far_place: There) -> None:
     """--kill ends a running task with all its processes, and one that waits before it begins."""
 
     def family(path: str) -> None:
@@ -111,28 +99,28 @@ async def test_a_killed_task_ends_with_its_children(machine: Machine, far_place:
             file.write(str(child.pid))
         child.wait()
 
-    await left_alone(machine, family, str(far_place / "child"))
-    await left_alone(machine, noting(far_place / "never"))
+    await left_alone(gpubox, family, str(far_place / "child"))
+    await left_alone(gpubox, noting(far_place / "never"))
     await until(lambda: (far_place / "child").exists() and bool((far_place / "child").read_text()))
     child = int((far_place / "child").read_text())
-    assert machine.alive(child)
+    assert gpubox.alive(child)
     keys = {job["state"]: job["key"] for job in await listed()}
     for state in ("queued", "running"):
         ran = await jobs("gpubox", "--kill", keys[state])
         assert (ran.returncode, ran.stdout) == (0, "")
         assert ran.stderr.startswith(f"{keys[state][:8]} cancelled.")
-    assert not machine.alive(child)
+    assert not gpubox.alive(child)
     assert not (far_place / "never").exists()
     ran = await jobs("gpubox", "--kill", keys["running"])
     assert ran.returncode == 1
     assert "has finished already (cancelled)" in ran.stderr
 
 
-async def test_clean_removes_what_has_finished(machine: Machine, place: Path) -> None:
+async def test_clean_removes_what_has_finished(gpubox: Machine, place: Path) -> None:
     """--clean asks, then removes finished tasks, never one that runs or waits."""
-    await left_alone(machine, lambda: 1)
-    await finished(machine)
-    await left_alone(machine, burn_and_return(30))
+    await left_alone(gpubox, lambda: 1)
+    await finished(gpubox)
+    await left_alone(gpubox, burn_and_return(30))
     ran = await jobs("gpubox", "--clean", answer="n\n")
     assert ran.returncode == 1
     assert "Remove 1 finished tasks with their results?" in ran.stderr
@@ -143,11 +131,11 @@ async def test_clean_removes_what_has_finished(machine: Machine, place: Path) ->
     assert (await jobs("gpubox", "--clean", "--yes")).stderr == "Nothing there is to be removed.\n"
 
 
-async def test_what_a_dispatcher_waits_for_is_left_to_it(machine: Machine, far_place: There) -> None:
+async def test_what_a_dispatcher_waits_for_is_left_to_it(gpubox: Machine, far_place: There) -> None:
     """A task whose dispatcher is connected is listed as waited for, and neither fetched nor removed."""
     gate = far_place / "gate"
-    running = asyncio.ensure_future(machine.run(behind(gate, lambda: "result")))
-    await until(lambda: list(machine.spool.glob("tasks/*/started")))
+    running = asyncio.ensure_future(gpubox.run(behind(gate, lambda: "result")))
+    await until(lambda: list(gpubox.spool.glob("tasks/*/started")))
     (job,) = await listed()
     assert job["watched"] is True
     assert "running (waited for)" in (await jobs("gpubox")).stdout
@@ -156,29 +144,29 @@ async def test_what_a_dispatcher_waits_for_is_left_to_it(machine: Machine, far_p
     assert "is waited for by a dispatcher that is connected" in ran.stderr
     gate.touch()
     assert (await running).value == "result"
-    assert machine.host.connections == 1
+    assert gpubox.host.connections == 1
 
 
-async def test_a_killed_task_is_told_to_the_dispatcher_that_waits(machine: Machine, far_place: There) -> None:
+async def test_a_killed_task_is_told_to_the_dispatcher_that_waits(gpubox: Machine, far_place: There) -> None:
     """--kill ends a task that a dispatcher waits for, which has its record then, so none is left there."""
-    running = asyncio.ensure_future(machine.run(behind(far_place / "never", lambda: "result")))
-    await until(lambda: list(machine.spool.glob("tasks/*/started")))
+    running = asyncio.ensure_future(gpubox.run(behind(far_place / "never", lambda: "result")))
+    await until(lambda: list(gpubox.spool.glob("tasks/*/started")))
     (job,) = await listed()
     ran = await jobs("gpubox", "--kill", job["key"])
     assert ran.stderr == f"{job['key'][:8]} cancelled. Its dispatcher has been told.\n"
     assert type((await running).error).__name__ == "TaskCancelledError"
 
 
-async def test_tasks_of_another_version_are_listed(machine: Machine, place: Path) -> None:
+async def test_tasks_of_another_version_are_listed(gpubox: Machine, place: Path) -> None:
     """Tasks are found on the disk, whichever agent has them, and facts that are not there are left open."""
-    await left_alone(machine, lambda: 1)
-    await finished(machine)
-    (directory,) = machine.spool.glob("tasks/*")
+    await left_alone(gpubox, lambda: 1)
+    await finished(gpubox)
+    (directory,) = gpubox.spool.glob("tasks/*")
     started = json.loads((directory / "started").read_text())
     del started["facts"]
     (directory / "started").write_text(json.dumps(started))
-    for agent in machine.agents():
-        kill(agent, machine.spool)
+    for agent in gpubox.agents():
+        kill(agent, gpubox.spool)
     (job,) = await listed()
     assert (job["function"], job["node_id"], job["age_s"]) == ("", None, None)
     assert (await jobs("gpubox", "--fetch", job["key"])).returncode == 0
@@ -219,7 +207,7 @@ def other_python() -> str:
     ],
 )
 async def test_what_cannot_be_done_is_said(
-    machine: Machine, arguments: list[str], code: int, text: str
+    gpubox: Machine, arguments: list[str], code: int, text: str
 ) -> None:
     """Bad usage exits with 2, a machine that is not there with 1, each with a sentence on stderr."""
     ran = await jobs(*arguments)
@@ -261,11 +249,11 @@ def test_the_age_is_readable() -> None:
     assert seen == ["-", "5 s", "5 min", "2.5 h", "2.3 d"]
 
 
-async def test_a_damaged_directory_spoils_no_list(machine: Machine) -> None:
+async def test_a_damaged_directory_spoils_no_list(gpubox: Machine) -> None:
     """Files of a task that hold something else are shown as far as they make sense."""
-    await left_alone(machine, lambda: 1)
-    await finished(machine)
-    (directory,) = machine.spool.glob("tasks/*")
+    await left_alone(gpubox, lambda: 1)
+    await finished(gpubox)
+    (directory,) = gpubox.spool.glob("tasks/*")
     (directory / "started").write_text('{"facts": [1]}')
     (directory / "outcome").write_text('{"status": {"a": 1}, "record": 7}')
     (job,) = await listed()

@@ -7,14 +7,11 @@ import json
 import os
 import stat
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
-import pytest
 import toml
 from support.faults import noting, until
-from support.jobs import Machine, burn_and_return, finished, gpubox, jobs, known, left_alone, listed
-from support.named import Server
+from support.jobs import Machine, burn_and_return, finished, jobs, known, left_alone, listed
 from support.there import There, kill, parent
 
 import covalent_sshtiming
@@ -22,19 +19,10 @@ from covalent_sshtiming import results
 from covalent_sshtiming.timing.timings import read_log
 
 
-@pytest.fixture
-async def machine(
-    any_sshd: Server, place: Path, far_place: There, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Machine]:
-    """Return the machine that covalent.conf calls gpubox."""
-    async with gpubox(any_sshd, place, far_place, monkeypatch) as reached:
-        yield reached
-
-
-async def test_a_result_is_fetched_once_and_read(machine: Machine, place: Path) -> None:
+async def test_a_result_is_fetched_once_and_read(gpubox: Machine, place: Path) -> None:
     """--fetch appends the record, writes the result where load_result reads it, and the task is forgotten."""
-    await left_alone(machine, burn_and_return(0.3))
-    await finished(machine)
+    await left_alone(gpubox, burn_and_return(0.3))
+    await finished(gpubox)
     (job,) = await listed()
     assert (job["state"], job["status"]) == ("finished", "completed")
     assert 0.29 < job["cpu_s"] < 0.5
@@ -52,7 +40,7 @@ async def test_a_result_is_fetched_once_and_read(machine: Machine, place: Path) 
     assert record.cpu_s == job["cpu_s"]
     assert record.result_bytes is not None
     assert record.submitted_at is not None
-    assert not list(machine.spool.glob("tasks/*"))
+    assert not list(gpubox.spool.glob("tasks/*"))
     ran = await jobs("gpubox", "--fetch", job["key"])
     assert ran.returncode == 1
     assert "no task there has a key that begins with" in ran.stderr
@@ -77,34 +65,34 @@ asyncio.run(main(json.loads(sys.argv[1]), sys.argv[2]))
 
 
 async def test_what_a_killed_dispatcher_left_is_fetched(
-    machine: Machine, place: Path, far_place: There
+    gpubox: Machine, place: Path, far_place: There
 ) -> None:
     """What a killed near process had running and waiting ends by itself, and all of it is fetched."""
     settings = {
-        name: str(value) if isinstance(value, Path) else value for name, value in machine.settings.items()
+        name: str(value) if isinstance(value, Path) else value for name, value in gpubox.settings.items()
     }
     near = await asyncio.create_subprocess_exec(
         *(sys.executable, "-c", KILLED, json.dumps(settings), str(far_place / "gate")),
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
     )
     try:
-        await until(lambda: len(known(machine)) == 3, 30)
+        await until(lambda: len(known(gpubox)) == 3, 30)
     finally:
         near.kill()
         await near.wait()
     (far_place / "gate").touch()
-    await finished(machine, 3)
+    await finished(gpubox, 3)
     ran = await jobs("gpubox", "--fetch", "all")
     assert ran.returncode == 0, ran.stderr
     assert sorted(covalent_sshtiming.load_result(path) for path in ran.stdout.split()) == [0, 1, 2]
     assert {record.node_id for record in read_log(place / "fetched.log").records} == {0, 1, 2}
-    assert not list(machine.spool.glob("tasks/*"))
+    assert not list(gpubox.spool.glob("tasks/*"))
 
 
-async def test_a_result_that_cannot_be_written_here_stays_there(machine: Machine, place: Path) -> None:
+async def test_a_result_that_cannot_be_written_here_stays_there(gpubox: Machine, place: Path) -> None:
     """A fault of the near disk is called one, and the task can be fetched again."""
-    await left_alone(machine, lambda: 1)
-    await finished(machine)
+    await left_alone(gpubox, lambda: 1)
+    await finished(gpubox)
     (job,) = await listed()
     (place / "data").write_text("no directory")
     ran = await jobs("gpubox", "--fetch", job["key"])
@@ -116,14 +104,14 @@ async def test_a_result_that_cannot_be_written_here_stays_there(machine: Machine
     assert covalent_sshtiming.load_result(job["key"]) == 1
 
 
-async def test_a_failed_task_brings_its_error(machine: Machine, place: Path) -> None:
+async def test_a_failed_task_brings_its_error(gpubox: Machine, place: Path) -> None:
     """--fetch of a task that raised prints its traceback and sentence, and appends its record."""
 
     def fail() -> None:
         raise ValueError("no such luck")
 
-    await left_alone(machine, fail)
-    await finished(machine)
+    await left_alone(gpubox, fail)
+    await finished(gpubox)
     ran = await jobs("gpubox", "--fetch", "all")
     assert (ran.returncode, ran.stdout) == (0, "")
     assert "Traceback" in ran.stderr
@@ -134,7 +122,7 @@ async def test_a_failed_task_brings_its_error(machine: Machine, place: Path) -> 
 
 
 async def test_the_files_that_a_task_has_left_come_too(
-    machine: Machine, place: Path, far_place: There
+    gpubox: Machine, place: Path, far_place: There
 ) -> None:
     """--fetch brings what the task's `fetch` named, however it ended, into a directory of its key."""
 
@@ -148,8 +136,8 @@ async def test_the_files_that_a_task_has_left_come_too(
     work = {"remote_workdir": str(far_place / "work"), "fetch": ["*.h5", "dir"]}
     (far_place / "work").mkdir()
     (far_place / "work" / "dir").mkdir()
-    await left_alone(machine, fail, options=work)
-    await finished(machine)
+    await left_alone(gpubox, fail, options=work)
+    await finished(gpubox)
     (job,) = await listed()
     ran = await jobs("gpubox", "--fetch", "all")
     assert ran.returncode == 0, ran.stderr
@@ -159,16 +147,16 @@ async def test_the_files_that_a_task_has_left_come_too(
     assert stat.S_IMODE(directory.parent.stat().st_mode) == 0o700
     (record,) = read_log(place / "fetched.log").records
     assert (record.status, record.fetched_files, record.fetched_bytes) == ("failed", 1, 1)
-    assert not list(machine.spool.glob("tasks/*"))
+    assert not list(gpubox.spool.glob("tasks/*"))
 
 
-async def test_a_task_that_died_can_be_fetched(machine: Machine, place: Path, far_place: There) -> None:
+async def test_a_task_that_died_can_be_fetched(gpubox: Machine, place: Path, far_place: There) -> None:
     """A task whose supervisor was killed is listed as killed, and its record says so."""
-    await left_alone(machine, noting(far_place / "ran", 60))
+    await left_alone(gpubox, noting(far_place / "ran", 60))
     await until((far_place / "ran").exists)
     worker = int((far_place / "ran").read_text())
     kill(parent(worker, far_place), far_place)  # its supervisor
-    await until(lambda: not machine.alive(worker))
+    await until(lambda: not gpubox.alive(worker))
     (job,) = await listed()
     assert (job["state"], job["status"]) == ("finished", "killed")
     ran = await jobs("gpubox", "--fetch", job["key"], "--log", str(place / "other.jsonl"))
@@ -177,12 +165,12 @@ async def test_a_task_that_died_can_be_fetched(machine: Machine, place: Path, fa
     assert record.status == "killed"
 
 
-async def test_one_result_that_cannot_come_keeps_no_other(machine: Machine, place: Path) -> None:
+async def test_one_result_that_cannot_come_keeps_no_other(gpubox: Machine, place: Path) -> None:
     """--fetch all goes on after a result over the cap, which stays there, and exits with 1."""
-    await left_alone(machine, lambda: bytes(100_000))
-    await finished(machine)
-    await left_alone(machine, lambda: "small")
-    await finished(machine, 2)
+    await left_alone(gpubox, lambda: bytes(100_000))
+    await finished(gpubox)
+    await left_alone(gpubox, lambda: "small")
+    await finished(gpubox, 2)
     conf = Path(os.environ["COVALENT_CONFIG_DIR"], "covalent.conf")
     found = toml.loads(conf.read_text())
     found["executors"]["sshtiming"]["max_result_bytes"] = 50_000

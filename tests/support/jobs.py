@@ -7,17 +7,14 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import toml
 
 from support import direct
 from support.faults import until
-from support.named import Server
 from support.there import There
 
 Machine = direct.Machine[There]
@@ -109,15 +106,3 @@ def burn_and_return(seconds: float) -> Callable[[], dict[str, int]]:
         return {"answer": 42}
 
     return burner
-
-
-@asynccontextmanager
-async def gpubox(
-    server: Server, place: Path, far_place: There, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Machine]:
-    """Reach a machine that covalent.conf calls gpubox, with a data directory of our own."""
-    monkeypatch.setenv("COVALENT_CONFIG_DIR", str(place / "conf"))
-    monkeypatch.setenv("XDG_DATA_HOME", str(place / "data"))
-    async with direct.machine_at(server, place, far_place, max_parallel=1) as reached:
-        write_configuration(place, reached.settings)
-        yield reached

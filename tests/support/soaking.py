@@ -22,8 +22,7 @@ import psutil
 
 from covalent_sshtiming.demo.sshserver import SSHServer
 from support import direct, faults
-from support.direct import TaskCancelledError
-from support.storms import PATIENCE_S
+from support.storms import ended
 
 
 @dataclass(frozen=True)
@@ -160,15 +159,8 @@ async def _soaked(machine: direct.Machine, number: int, stop: bool, chance: floa
     if stop:
         await asyncio.sleep(0.01 + 0.3 * chance)
         await machine.executor().cancel(names, None)
-    try:
-        ran = await asyncio.wait_for(running, PATIENCE_S)
-    except asyncio.TimeoutError:
-        return "hung"
-    if isinstance(ran.error, TaskCancelledError):
-        return "cancelled" if stop else "cancelled by nobody"
-    if ran.error is not None:
-        return f"{type(ran.error).__name__}: {ran.error}"
-    return "completed" if ran.value == number else "wrong result"
+    end = await ended(running, number)
+    return "cancelled by nobody" if end == "cancelled" and not stop else end
 
 
 # ---- the event loop's lag

@@ -165,6 +165,11 @@ async def _cancelled(machine: direct.Machine, place: Path, number: int, chance: 
     )
     await asyncio.sleep(1.5 * chance * chance)
     await machine.executor().cancel(names, None)
+    return await ended(running, size)
+
+
+async def ended(running: asyncio.Future[direct.Ran], value: Any) -> str:
+    """Say how a task ended whose result would be this value."""
     try:
         ran = await asyncio.wait_for(running, PATIENCE_S)
     except asyncio.TimeoutError:
@@ -173,4 +178,4 @@ async def _cancelled(machine: direct.Machine, place: Path, number: int, chance: 
         return "cancelled"
     if ran.error is not None:
         return f"{type(ran.error).__name__}: {ran.error}"
-    return "completed" if ran.value == size else "wrong result"
+    return "completed" if ran.value == value else "wrong result"
