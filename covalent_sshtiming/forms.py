@@ -76,16 +76,14 @@ def one_of(*words: str) -> Callable[[str], str]:
 
 def variable(value: str) -> str:
     """Check the name of an environment variable, where somebody might write its value."""
-    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-        raise ValueError("write the name of an environment variable of the server's, not the secret itself")
-    return value
+    fix = "write the name of an environment variable of the server's, not the secret itself"
+    return _fitting(value, r"[A-Za-z_][A-Za-z0-9_]*", fix)
 
 
 def device(value: str) -> str:
     """Check the name of a GPU, as CUDA_VISIBLE_DEVICES has it."""
-    if not re.fullmatch(r"[A-Za-z0-9_/.:-]{1,100}", value):
-        raise ValueError("write the index or the UUID of one GPU in each text, as `nvidia-smi -L` shows them")
-    return value
+    fix = "write the index or the UUID of one GPU in each text, as `nvidia-smi -L` shows them"
+    return _fitting(value, r"[A-Za-z0-9_/.:-]{1,100}", fix)
 
 
 def far_directory(value: str) -> str:
@@ -97,8 +95,13 @@ def far_directory(value: str) -> str:
 
 def conda_environment(value: str) -> str:
     """Check the name or path of a conda environment, which conda puts into a script for a shell."""
-    if not re.fullmatch(r"[\w./~][\w./~@%+=,: -]*", value):
-        raise ValueError("write a name or a path: letters, digits, spaces and ./~@%+=,:_- with no - in front")
+    fix = "write a name or a path: letters, digits, spaces and ./~@%+=,:_- with no - in front"
+    return _fitting(value, r"[\w./~][\w./~@%+=,: -]*", fix)
+
+
+def _fitting(value: str, pattern: str, fix: str) -> str:
+    if not re.fullmatch(pattern, value):
+        raise ValueError(fix)
     return value
 
 

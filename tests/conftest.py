@@ -14,16 +14,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from support import direct, leftovers
-from support.farside import PYTHON, FarSide
+from support import direct, faults, jobs, leftovers
+from support.disks import mounted
+from support.farside import FarSide
 from support.gpus import GPUs
+from support.interpreters import OWN
 from support.keys import make_key, sign
 from support.named import NamedError, NamedServer, Server, is_named, named_server
 from support.there import FarPath, There
@@ -121,6 +123,14 @@ def sshd(short_tmp: Path, nothing_left_running: None) -> Iterator[SSHServer]:
         yield server
 
 
+@pytest.fixture
+def server(place: Path, nothing_left_running: None) -> Iterator[SSHServer]:
+    """Return an OpenSSH server of this test's own, so that all its processes are this test's."""
+    require_sshd()
+    with ssh_server(place / "ssh", kind="openssh", environment=remote_environment()) as own:
+        yield own
+
+
 @pytest.fixture(scope="session")
 def named(short_tmp: Path) -> Iterator[NamedServer | None]:
     """Return the server that SSHTIMING_TEST_HOST names, if there is one."""
@@ -156,6 +166,18 @@ def far_directory(any_sshd: Server, named: NamedServer | None, short_tmp: Path) 
 def far_place(far_directory: Callable[[], There]) -> There:
     """Return a directory of one test on the machine of `any_sshd`."""
     return far_directory()
+
+
+@pytest.fixture
+async def gpubox(
+    any_sshd: Server, place: Path, far_place: There, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[direct.Machine[There]]:
+    """Return a machine that covalent.conf calls gpubox, with a data directory of our own."""
+    monkeypatch.setenv("COVALENT_CONFIG_DIR", str(place / "conf"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(place / "data"))
+    async with direct.machine_at(any_sshd, place, far_place, max_parallel=1) as reached:
+        jobs.write_configuration(place, reached.settings)
+        yield reached
 
 
 @pytest.fixture(scope="session")
@@ -209,16 +231,37 @@ def dispatcher(
 
 
 @pytest.fixture
-def short_place() -> Iterator[Path]:
+def place() -> Iterator[Path]:
     """Return a directory of one test whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="sp-", dir="/tmp", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="sst-", dir="/tmp", ignore_cleanup_errors=True) as name:
         yield Path(name)
 
 
 @pytest.fixture
-def four_gpus(short_place: Path, monkeypatch: pytest.MonkeyPatch) -> GPUs:
+async def machine(any_sshd: Server, place: Path, far_place: There) -> AsyncIterator[direct.Machine[There]]:
+    """Return a way to `any_sshd`, with an agent of this test's own; a module may have another one."""
+    async with direct.machine_at(any_sshd, place, far_place) as reached:
+        yield reached
+
+
+@pytest.fixture
+def far(place: Path) -> Iterator[FarSide]:
+    """Return a far side without SSH, with a spool of its own."""
+    with FarSide(place / "far") as side:
+        yield side
+
+
+@pytest.fixture
+def small_spool(place: Path) -> Iterator[Path]:
+    """Mount a file system of 1 MiB where the spool in `place` will be."""
+    with mounted(place / "spool", "1m") as disk, faults.no_agents_left(disk):
+        yield disk
+
+
+@pytest.fixture
+def four_gpus(place: Path, monkeypatch: pytest.MonkeyPatch) -> GPUs:
     """Return a machine with four GPUs, which this process's far sides see."""
-    made = GPUs(short_place / "gpus", 4)
+    made = GPUs(place / "gpus", 4)
     for name, value in made.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -230,16 +273,16 @@ LIMITED_USER = 61234 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 
 
 @pytest.fixture
-def crowded(short_place: Path) -> Iterator[FarSide]:
+def crowded(place: Path) -> Iterator[FarSide]:
     """Return a far side under a user id that nobody else has: root is exempt from limits on processes."""
     if os.getuid() != 0 or not shutil.which("prlimit"):
         # The kernel's rule, not ours to fake.
         pytest.skip("root is exempt from the limit on processes, and only root can be another user")
     python = next((one for one in (sys.executable, "/usr/bin/python3") if may_run(one)), None)
     if python is None:
-        pytest.skip(f"no Python {PYTHON} that another user may run")  # root's own pyenv is closed to others
-    short_place.chmod(0o755)
-    room = short_place / "far"
+        pytest.skip(f"no Python {OWN} that another user may run")  # root's own pyenv is closed to others
+    place.chmod(0o755)
+    room = place / "far"
     room.mkdir()
     os.chown(room, LIMITED_USER, LIMITED_USER)
     with FarSide(room, user=LIMITED_USER, python=python) as far:
@@ -255,4 +298,4 @@ def may_run(python: str) -> bool:
         )
     except OSError:
         return False
-    return ran.stdout.decode().strip() == PYTHON
+    return ran.stdout.decode().strip() == OWN

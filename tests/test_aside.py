@@ -4,20 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.farside import FarSide, new_key, until
 
 from covalent_sshtiming.remote import aside, crew, places
-
-
-@pytest.fixture
-def far(short_place: Path) -> Iterator[FarSide]:
-    """Return a far side with a spool of its own."""
-    with FarSide(short_place) as side:
-        yield side
 
 
 def test_what_is_let_go_is_closed_here_and_soon_everywhere(tmp_path: Path) -> None:

@@ -6,8 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +22,6 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # its functions tra
 HOME = cgroup.find_home()
 # Root mostly may; without one a task is counted by wait4, which other tests hold.
 grouped = pytest.mark.skipif(HOME is None, reason="this user may make no control groups of version 2 here")
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="cg-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 def burn(seconds: float) -> None:

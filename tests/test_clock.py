@@ -69,19 +69,19 @@ time.time = read
 
 @pytest.mark.parametrize("jump", [-86_400, 35 * 86_400])
 async def test_a_clock_that_is_set_makes_no_duration_negative(
-    sshd: SSHServer, short_place: Path, jump: int
+    sshd: SSHServer, place: Path, jump: int
 ) -> None:
     """The far clock jumps while a task runs: its result comes, and no age or duration is below zero."""
-    offset = short_place / "offset"
+    offset = place / "offset"
     offset.write_text("0")
-    (short_place / "sitecustomize.py").write_text(SET_CLOCK.format(name=str(offset)))
-    python = short_place / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={short_place} exec {sys.executable} "$@"\n')
+    (place / "sitecustomize.py").write_text(SET_CLOCK.format(name=str(offset)))
+    python = place / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={place} exec {sys.executable} "$@"\n')
     python.chmod(0o755)
-    async with direct.machine(sshd, short_place, python_path=str(python)) as machine:
-        running = asyncio.ensure_future(machine.run(noting(short_place / "ran", 1.0)))
-        await until(lambda: runs(short_place / "ran"))
-        new = short_place / "new"
+    async with direct.machine(sshd, place, python_path=str(python)) as machine:
+        running = asyncio.ensure_future(machine.run(noting(place / "ran", 1.0)))
+        await until(lambda: runs(place / "ran"))
+        new = place / "new"
         new.write_text(str(jump))
         new.replace(offset)
         (job,) = await machine.host.jobs(job_of)

@@ -21,6 +21,7 @@ import cloudpickle
 import pytest
 from conftest import remote_environment, require_sshd
 from support import direct
+from support.interpreters import OWN
 from support.proxy import Proxy
 
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
@@ -31,7 +32,6 @@ from covalent_sshtiming.remote import doorman, wire
 
 REMOTE = Path(wire.__file__).parent
 PICKLER = Path(cloudpickle.__file__).parent
-OWN = ".".join(map(str, sys.version_info[:2]))
 
 
 def sources() -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from covalent_sshtiming.remote import crew
 MIB = 1 << 20
 
 
-async def test_supervisors_come_back(short_place: Path) -> None:
+async def test_supervisors_come_back(place: Path) -> None:
     """Many tasks in a row are the work of a few supervisors, which keep nothing of them."""
 
     def processes() -> tuple[int, int]:
@@ -23,7 +23,7 @@ async def test_supervisors_come_back(short_place: Path) -> None:
 
         return os.getppid(), os.getpid()
 
-    async with direct.here(short_place) as machine:
+    async with direct.here(place) as machine:
         await machine.run(processes)
         (agent,) = machine.agents()
         await until(lambda: len(ready(agent)) == crew.AHEAD)
@@ -37,7 +37,7 @@ async def test_supervisors_come_back(short_place: Path) -> None:
         assert set(after.values()) == set(before.values())
 
 
-async def test_a_task_inherits_nothing_from_the_one_before(short_place: Path) -> None:
+async def test_a_task_inherits_nothing_from_the_one_before(place: Path) -> None:
     """Environment, directory, umask, limits and modules of a task end with it."""
 
     def change(place: str) -> tuple[str | None, str, int, int, bool]:
@@ -55,15 +55,15 @@ async def test_a_task_inherits_nothing_from_the_one_before(short_place: Path) ->
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         return (*seen, known)
 
-    async with direct.here(short_place) as machine:
-        first = (await machine.run(change, str(short_place), options={"memory_limit": 900 * MIB})).value
-        rest = [(await machine.run(change, str(short_place))).value for _ in range(9)]
+    async with direct.here(place) as machine:
+        first = (await machine.run(change, str(place), options={"memory_limit": 900 * MIB})).value
+        rest = [(await machine.run(change, str(place))).value for _ in range(9)]
     assert first[3] == 900 * MIB
     assert rest == [(*first[:3], -1, False)] * 9
     assert first[0] is None
 
 
-async def test_random_numbers_are_each_tasks_own(short_place: Path) -> None:
+async def test_random_numbers_are_each_tasks_own(place: Path) -> None:
     """Two tasks of one agent do not draw the same numbers."""
 
     def draw() -> float:
@@ -71,12 +71,12 @@ async def test_random_numbers_are_each_tasks_own(short_place: Path) -> None:
 
         return random.random()
 
-    async with direct.here(short_place) as machine:
+    async with direct.here(place) as machine:
         drawn = [(await machine.run(draw)).value for _ in range(6)]
     assert len(set(drawn)) == 6
 
 
-async def test_a_crowd_thins_out(short_place: Path) -> None:
+async def test_a_crowd_thins_out(place: Path) -> None:
     """What many tasks at once had needed goes again within seconds, down to those that wait ahead."""
 
     def rest() -> int:
@@ -86,7 +86,7 @@ async def test_a_crowd_thins_out(short_place: Path) -> None:
         time.sleep(0.3)
         return os.getppid()
 
-    async with direct.here(short_place, max_parallel=12) as machine:
+    async with direct.here(place, max_parallel=12) as machine:
         ran = await asyncio.gather(*(machine.run(rest) for _ in range(12)))
         assert len({one.value for one in ran}) == 12
         (agent,) = machine.agents()
@@ -94,9 +94,9 @@ async def test_a_crowd_thins_out(short_place: Path) -> None:
         await until(lambda: len(psutil.Process(agent).children()) == crew.AHEAD, 20)
 
 
-async def test_a_supervisor_that_died_while_it_waited(short_place: Path) -> None:
+async def test_a_supervisor_that_died_while_it_waited(place: Path) -> None:
     """One that something killed between two tasks is replaced, and the next task does not notice."""
-    async with direct.here(short_place, max_parallel=1) as machine:
+    async with direct.here(place, max_parallel=1) as machine:
         assert (await machine.run(lambda: 1)).value == 1
         (agent,) = machine.agents()
         await until(lambda: len(ready(agent)) == crew.AHEAD)

@@ -8,7 +8,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from conftest import remote_environment, require_sshd
 from support import direct, farside, faults
 from support.farside import FarSide, new_key
-from support.faults import noting, runs, until
+from support.faults import noting, one_behind_another, runs, until
 from support.proxy import Proxy
 from support.there import alive
 
@@ -28,20 +27,6 @@ from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.remote import wire
 
 PACKAGE = Path(covalent_sshtiming.__file__).parent
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="att-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
-
-
-@pytest.fixture
-def far(place: Path) -> Iterator[FarSide]:
-    """Return a far side with a spool of its own."""
-    with FarSide(place / "far") as side:
-        yield side
 
 
 # ---- nobody connected
@@ -105,11 +90,8 @@ def test_a_running_task_is_cancelled_by_the_next_agent(far: FarSide, place: Path
 
 def test_a_waiting_task_is_cancelled_by_the_next_agent(far: FarSide, place: Path) -> None:
     """A cancel of what a killed agent had queued holds: it never runs."""
-    first, second = new_key(), new_key()
     with far.line() as line:
-        line.submit(first, noting(place / "first", 1.0), max_parallel=1)
-        line.submit(second, noting(place / "second"), max_parallel=1)
-        far.started(first)
+        first, second = one_behind_another(far, line, place)
         far.kill_agent()
     with far.line() as line:
         line.attach(second)
@@ -196,10 +178,7 @@ async def test_a_task_that_was_read_without_a_word_is_cancelled(
 @pytest.fixture
 async def linked(sshd: SSHServer, place: Path) -> AsyncIterator[tuple[direct.Machine, Proxy]]:
     """Return a machine behind a proxy."""
-    async with (
-        Proxy(sshd.host, sshd.port) as proxy,
-        direct.machine(sshd, place, **faults.through(proxy, sshd, place)) as machine,
-    ):
+    async with faults.linked(sshd, place) as (machine, proxy):
         yield machine, proxy
 
 

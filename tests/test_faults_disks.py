@@ -1,24 +1,20 @@
-"""Disks that are full or read-only, on either side: stated errors, no lost result, no torn line."""
+"""A spool that is full, at any point of a task: stated errors, no lost result, no connection lost."""
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import json
 import os
 import re
-import subprocess
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import direct
+from support.disks import fill
 from support.farside import FarSide, new_key
-from support.faults import living, noting, runs, through, until
-from support.proxy import Proxy
+from support.faults import holding, noting, runs, until
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.sshserver import SSHServer
@@ -26,62 +22,10 @@ from covalent_sshtiming.remote import wire
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="disk-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
-
-
-def mount(disk: Path, size: str) -> None:
-    """Mount a small file system, or skip the test where this user may not."""
-    disk.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(disk)]
-    try:
-        mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if mounted.returncode != 0:
-        pytest.skip(f"this user may not mount a tmpfs: {mounted.stderr.strip()}")
-
-
-def unmount(disk: Path) -> None:
-    """Take a mounted file system away, whoever still stands on it."""
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-def remount(disk: Path, how: str) -> None:
-    """Make a mounted file system read-only ("ro") or writable ("rw")."""
-    subprocess.run(["mount", "-o", f"remount,{how}", str(disk)], check=True)
-
-
-@pytest.fixture
-def small_spool(place: Path) -> Iterator[Path]:
-    """Mount a file system of 1 MiB where the spool will be."""
-    mount(place / "spool", "1m")
-    try:
-        yield place / "spool"
-    finally:
-        direct.end_agents(place / "spool")
-        subprocess.run(["umount", "-l", str(place / "spool")], check=True)
-
-
-@pytest.fixture
 async def machine(small_spool: Path, sshd: SSHServer, place: Path) -> AsyncIterator[direct.Machine]:
     """Return a way to a machine whose spool is on that file system."""
     async with direct.machine(sshd, place) as reached:
         yield reached
-
-
-def fill(disk: Path) -> Path:
-    """Take all the room that there is."""
-    path = disk / "somebody's"
-    with path.open("wb", buffering=0) as file, suppress(OSError):
-        while True:
-            file.write(bytes(4096))
-    return path
-
-
-# ---- the spool
 
 
 async def test_a_request_that_does_not_fit_is_refused(machine: direct.Machine, place: Path) -> None:
@@ -216,212 +160,6 @@ async def test_a_disk_that_fills_up_in_the_run_is_told(machine: direct.Machine, 
     assert machine.host.connections == 1
 
 
-def holding(path: Path, go: Path) -> Callable[[], str]:
-    """Return a function that leaves a line in a file and waits for another file to appear."""
-    name, sign = str(path), str(go)
-
-    def hold() -> str:
-        import os
-        import time
-
-        with open(name, "a") as file:
-            file.write(f"{os.getpid()}\n")
-        while not os.path.exists(sign):
-            time.sleep(0.01)
-        return "held"
-
-    return hold
-
-
-async def test_a_spool_that_becomes_read_only(machine: direct.Machine, place: Path) -> None:
-    """A spool that is read-only takes no task and says so; what ran meanwhile says so once it can."""
-    running = asyncio.ensure_future(machine.run(holding(place / "ran", place / "go")))
-    await until(lambda: runs(place / "ran"))
-    with read_only(machine.spool / "tasks"):
-        ran = await asyncio.wait_for(machine.run(noting(place / "second")), 20)
-        assert isinstance(ran.error, errors.TransferError), ran.error
-        assert "Read-only file system (errno 30" in str(ran.error)
-        assert not runs(place / "second")
-        (place / "go").touch()
-        await asyncio.sleep(0.5)
-        assert not running.done()
-    ended = await asyncio.wait_for(running, 20)
-    assert ended.error is not None
-    assert isinstance(ended.error.__cause__, errors.TransferError)
-    assert "Read-only file system" in str(ended.error)
-    assert len(runs(place / "ran")) == 1
-    await until(lambda: not list(machine.spool.glob("tasks/*")))
-
-
-async def test_a_cancel_on_a_read_only_spool_waits_for_the_disk(machine: direct.Machine, place: Path) -> None:
-    """A cancel that cannot be noted down costs no connection, and holds as soon as it can be."""
-    names: dict[str, Any] = {"dispatch_id": "ro", "node_id": 1}
-    running = asyncio.ensure_future(machine.run(noting(place / "ran", 60), **names))
-    await until(lambda: runs(place / "ran"))
-    with read_only(machine.spool / "tasks"):
-        await machine.executor().cancel(names, None)
-        await asyncio.sleep(1.5)
-        assert machine.host.connections == 1
-        assert not running.done()
-    ran = await asyncio.wait_for(running, 15)
-    assert isinstance(ran.error, direct.TaskCancelledError)
-    assert not living(runs(place / "ran"))
-
-
-async def test_a_read_only_spool_takes_a_reconnect(small_spool: Path, sshd: SSHServer, place: Path) -> None:
-    """A task is found again on a disk that has become read-only meanwhile, at the first attempt."""
-    async with (
-        Proxy(sshd.host, sshd.port) as proxy,
-        direct.machine(sshd, place, **through(proxy, sshd, place)) as machine,
-    ):
-        running = asyncio.ensure_future(machine.run(holding(place / "ran", place / "go")))
-        await until(lambda: runs(place / "ran"))
-        with read_only(machine.spool / "tasks"):
-            proxy.reset()
-            await until(lambda: machine.host.connections == 2)
-            await asyncio.sleep(1.5)
-            assert machine.host.connections == 2
-        (place / "go").touch()
-        assert (await asyncio.wait_for(running, 20)).value == "held"
-
-
-async def test_a_task_that_cannot_be_removed_costs_no_connection(
-    machine: direct.Machine, place: Path
-) -> None:
-    """Where a task's directory cannot be removed just now, other tasks have nothing of it."""
-    go = place / "go"
-    running = asyncio.ensure_future(machine.run(holding(place / "ran", go)))
-    await until(lambda: runs(place / "ran"))
-    (directory,) = machine.spool.glob("tasks/*")
-    with read_only(directory / "stdout"):  # a file that is a mount cannot be removed
-        go.touch()
-        assert (await asyncio.wait_for(running, 20)).value == "held"
-        await asyncio.sleep(0.2)
-        assert (await machine.run(noting(place / "next"))).value == "result"
-        assert machine.host.connections == 1
-
-
-@contextmanager
-def read_only(directory: Path) -> Iterator[None]:
-    """Make a directory read-only for whoever goes there by its path, by a mount over it."""
-    subprocess.run(["mount", "--bind", str(directory), str(directory)], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", str(directory)], check=True)
-        yield
-    finally:
-        unmount(directory)
-
-
-async def test_a_read_only_spool_from_the_start(small_spool: Path, sshd: SSHServer, place: Path) -> None:
-    """A spool that cannot be written is a TransferError before anything is sent."""
-    remount(small_spool, "ro")
-    async with direct.machine(sshd, place) as machine:
-        ran = await machine.run(noting(place / "ran"))
-    assert isinstance(ran.error, errors.TransferError)
-    assert str(ran.error).startswith("127.0.0.1: no place for tasks: ")
-    assert "Read-only file system" in str(ran.error)
-    assert str(small_spool) in str(ran.error)
-    assert str(ran.error).endswith("Set remote_spool to another one.")
-
-
-async def test_a_spool_that_was_read_only_for_a_moment(
-    small_spool: Path, sshd: SSHServer, place: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A second connection finds the spool writable again, and the task runs."""
-    remount(small_spool, "ro")
-    async with direct.machine(sshd, place) as machine:
-        running = asyncio.ensure_future(machine.run(noting(place / "ran")))
-        await until(lambda: "no place for tasks: " in caplog.text)
-        remount(small_spool, "rw")
-        assert (await asyncio.wait_for(running, 20)).value == "result"
-
-
-async def test_a_read_only_cache_from_the_start(sshd: SSHServer, place: Path) -> None:
-    """A cache that cannot be written is a TransferError that names the setting."""
-    mount(place / "cache", "1m")
-    try:
-        remount(place / "cache", "ro")
-        async with direct.machine(sshd, place, remote_cache=str(place / "cache")) as machine:
-            ran = await machine.run(noting(place / "ran"))
-    finally:
-        unmount(place / "cache")
-    assert isinstance(ran.error, errors.TransferError)
-    assert str(ran.error).startswith("127.0.0.1: our program cannot be stored there: ")
-    assert "Read-only file system" in str(ran.error)
-    assert str(ran.error).endswith("Set remote_cache to another place.")
-
-
-async def test_a_read_only_workdir(sshd: SSHServer, place: Path) -> None:
-    """A working directory that cannot be made fails the task with its path, and says which setting it is."""
-    mount(place / "work", "64k")
-    try:
-        remount(place / "work", "ro")
-        async with direct.machine(sshd, place, remote_workdir=str(place / "work" / "mine")) as machine:
-            ran = await machine.run(noting(place / "ran"))
-    finally:
-        unmount(place / "work")
-    assert ran.error is not None
-    assert isinstance(ran.error.__cause__, errors.TransferError)
-    assert "Read-only file system" in str(ran.error)
-    assert str(place / "work" / "mine") in str(ran.error)
-    assert str(ran.error).endswith("Correct remote_workdir.")
-    assert not runs(place / "ran")
-
-
-# ---- files that come and go
-
-
-@pytest.fixture
-def small_disk(place: Path) -> Iterator[Path]:
-    """Mount a file system of 1 MiB at `place / "disk"`."""
-    mount(place / "disk", "1m")
-    try:
-        yield place / "disk"
-    finally:
-        unmount(place / "disk")
-
-
-def leaves(sizes: dict[str, int]) -> Callable[[], str]:
-    """Return a function that leaves files of these sizes."""
-
-    def function() -> str:
-        for name, size in sizes.items():
-            with open(name, "wb") as file:
-                file.write(b"x" * size)
-        return "done"
-
-    return function
-
-
-async def test_a_full_disk_here_costs_a_file_and_no_result(
-    small_disk: Path, sshd: SSHServer, place: Path
-) -> None:
-    """What finds no room here is told of with path and errno, what fits is kept, and the result too."""
-    options = {"fetch": ["*.h5"], "fetch_to": str(small_disk / "out"), "remote_workdir": str(place / "work")}
-    async with direct.machine(sshd, place) as machine:
-        ran = await machine.run(leaves({"a.h5": 1000, "b.h5": 3 << 20, "c.h5": 1000}), options=options)
-        assert ran.value == "done"
-        assert ran.stderr == (
-            f"warning: '{small_disk}/out/b.h5' was not kept here: No space left on device (errno 28). It is "
-            "still in the task's working directory.\n"
-        )
-        assert sorted(path.name for path in small_disk.rglob("*")) == ["a.h5", "c.h5", "out"]
-        record = machine.records()[-1]
-        assert (record["fetched_files"], record["fetched_bytes"], record["fetched_left"]) == (2, 2000, 1)
-
-
-async def test_a_read_only_disk_here_costs_no_result(small_disk: Path, sshd: SSHServer, place: Path) -> None:
-    """A directory that cannot be made here is told of for each file; the result is kept."""
-    remount(small_disk, "ro")
-    options = {"fetch": ["*.h5"], "fetch_to": str(small_disk / "out"), "remote_workdir": str(place / "w")}
-    async with direct.machine(sshd, place) as machine:
-        ran = await machine.run(leaves({"a.h5": 1}), options=options)
-    assert ran.value == "done"
-    assert ran.stderr.startswith(
-        f"warning: '{small_disk}/out/a.h5' was not kept here: Read-only file system (er"
-    )
-
-
 async def test_a_spool_too_full_to_note_the_files(machine: direct.Machine, place: Path) -> None:
     """Where there is no room for the list of what was left, it is looked for again, and all of it comes."""
     go = place / "go"
@@ -445,63 +183,3 @@ async def test_a_spool_too_full_to_note_the_files(machine: direct.Machine, place
     ran = await asyncio.wait_for(running, 30)
     assert ran.stderr.count("warning") == 0
     assert len(list((machine.log.parent / "dispatch" / "node_9").iterdir())) == 300
-
-
-async def test_a_full_disk_there_takes_no_file(small_disk: Path, sshd: SSHServer, place: Path) -> None:
-    """A file that finds no room in the working directory ends the task before it begins; nothing stays."""
-    (place / "a.bin").write_bytes(bytes(2 << 20))
-    options = {"send": [str(place / "a.bin")], "remote_workdir": str(small_disk)}
-    async with direct.machine(sshd, place) as machine:
-        ran = await machine.run(noting(place / "ran"), options=options)
-    assert str(ran.error).startswith(
-        f"127.0.0.1: note could not begin: 'a.bin' could not be put into {small_disk}: No space left on "
-    )
-    assert isinstance(ran.error.__cause__ if ran.error else None, errors.TransferError)
-    assert not list(small_disk.iterdir())
-    assert not runs(place / "ran")
-
-
-# ---- the near log
-
-
-@pytest.fixture
-def small_log(place: Path) -> Iterator[Path]:
-    """Mount a file system of two pages where the log will be."""
-    mount(place / "log", "8k")
-    try:
-        yield place / "log" / "timing.log"
-    finally:
-        subprocess.run(["umount", "-l", str(place / "log")], check=True)
-
-
-async def test_a_full_log_costs_no_result(small_log: Path, sshd: SSHServer, place: Path) -> None:
-    """Once the log's disk is full results still come, each with a warning and its record on stderr."""
-    async with direct.machine(sshd, place, timing_filepath=str(small_log)) as machine:
-        rans = [await machine.run(noting(place / f"r{i}"), i, node_id=i) for i in range(12)]
-        assert [ran.value for ran in rans] == list(range(12))
-    warned = [ran for ran in rans if "warning: " in ran.stderr]
-    assert warned
-    for ran in warned:
-        assert "No space left on device" in ran.stderr
-        assert str(small_log.parent) in ran.stderr
-    told = [json.loads(ran.stderr.split("the record: ")[1].splitlines()[0]) for ran in warned]
-    lines = small_log.with_name("timing.log.jsonl").read_text()
-    assert lines.endswith("\n")
-    written = [json.loads(line)["node_id"] for line in lines.splitlines()]
-    assert {*written, *(record["node_id"] for record in told)} == set(range(12))
-    assert len(written) == len(set(written)) > 0
-
-
-async def test_a_read_only_log_is_found_before_the_task(
-    small_log: Path, sshd: SSHServer, place: Path
-) -> None:
-    """A log on a read-only disk is a ConfigError, and nothing is submitted."""
-    remount(small_log.parent, "ro")
-    async with direct.machine(sshd, place, timing_filepath=str(small_log)) as machine:
-        ran = await machine.run(noting(place / "ran"))
-        assert not direct.pool.hosts()
-    assert isinstance(ran.error, errors.ConfigError)
-    assert "Read-only file system" in str(ran.error)
-    assert str(small_log) in str(ran.error)
-    assert str(ran.error).endswith("nothing was submitted.")
-    assert not runs(place / "ran")

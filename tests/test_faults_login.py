@@ -58,20 +58,20 @@ print(json.dumps(asyncio.run(main(*sys.argv[1:]))))
     ],
 )
 def test_a_machine_that_is_not_to_be_found(
-    short_place: Path, lookup: str, machines: list[tuple[str, str, int]]
+    place: Path, lookup: str, machines: list[tuple[str, str, int]]
 ) -> None:
     """Without a network what may be different later is tried again; a name that does not exist is not."""
     if subprocess.run(["unshare", "-mn", "true"], capture_output=True, check=False).returncode:
         pytest.skip("this user may not have a network of their own")
-    (short_place / "resolv.conf").write_text("nameserver 127.0.0.1\n")
-    (short_place / "nsswitch.conf").write_text(f"hosts: {lookup}\n")
+    (place / "resolv.conf").write_text("nameserver 127.0.0.1\n")
+    (place / "nsswitch.conf").write_text(f"hosts: {lookup}\n")
     view = (
         'for name in resolv nsswitch; do mount --bind $1/$name.conf /etc/$name.conf; done; shift; exec "$@"'
     )
-    program = [sys.executable, "-c", NEAR, str(short_place), *(hostname for hostname, _, _ in machines)]
+    program = [sys.executable, "-c", NEAR, str(place), *(hostname for hostname, _, _ in machines)]
     near = subprocess.run(
-        ["unshare", "-mn", "sh", "-c", view, "view", str(short_place), *program],
-        env={**os.environ, "HOME": str(short_place), "PYTHONPATH": str(Path(__file__).parent)},
+        ["unshare", "-mn", "sh", "-c", view, "view", str(place), *program],
+        env={**os.environ, "HOME": str(place), "PYTHONPATH": str(Path(__file__).parent)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -103,9 +103,9 @@ async def tarpit() -> AsyncIterator[int]:
             writer.close()
 
 
-async def test_a_tarpit(sshd: SSHServer, short_place: Path) -> None:
+async def test_a_tarpit(sshd: SSHServer, place: Path) -> None:
     """A server that accepts and says nothing is left after connect_timeout, which the sentence has."""
-    async with tarpit() as port, direct.machine(sshd, short_place, port=port, **QUICK) as machine:
+    async with tarpit() as port, direct.machine(sshd, place, port=port, **QUICK) as machine:
         ran = await asyncio.wait_for(machine.run(lambda: 7), 10)
         assert type(ran.error) is errors.ConnectError
         assert "127.0.0.1: no SSH handshake within 1 s; is it up, and is port" in str(ran.error)
@@ -114,13 +114,13 @@ async def test_a_tarpit(sshd: SSHServer, short_place: Path) -> None:
 
 
 @pytest.mark.parametrize("after", [10, 1500, 3000, 4000])
-async def test_a_link_that_falls_silent_at_login(sshd: SSHServer, short_place: Path, after: int) -> None:
+async def test_a_link_that_falls_silent_at_login(sshd: SSHServer, place: Path, after: int) -> None:
     """A login in whose middle everything is swallowed ends after connect_timeout too, and is tried again."""
     async with Proxy(sshd.host, sshd.port) as proxy:
-        settings = {**through(proxy, sshd, short_place), **QUICK, "max_connection_attempts": 5}
+        settings = {**through(proxy, sshd, place), **QUICK, "max_connection_attempts": 5}
         proxy.cut_with = "blackhole"
         proxy.up.cut_after = after
-        async with direct.machine(sshd, short_place, **settings) as machine:
+        async with direct.machine(sshd, place, **settings) as machine:
             running = asyncio.ensure_future(machine.run(lambda: 7))
             await until(lambda: proxy.connections == 2, 10)
             proxy.blackhole(False)
@@ -141,14 +141,14 @@ async def crowded_door(server: SSHServer) -> AsyncIterator[None]:
         writer.close()
 
 
-async def test_a_server_with_no_room_for_a_login(short_tmp: Path, short_place: Path) -> None:
+async def test_a_server_with_no_room_for_a_login(short_tmp: Path, place: Path) -> None:
     """At MaxStartups a task is ServerBusy in the end; where there is room again in time, it runs."""
     require_sshd()
     options = {"MaxStartups": "1", "LoginGraceTime": "600"}
     with ssh_server(
-        short_place / "ssh", kind="openssh", options=options, environment=remote_environment()
+        place / "ssh", kind="openssh", options=options, environment=remote_environment()
     ) as server:
-        async with direct.machine(server, short_place, **{**QUICK, "connect_timeout": 5}) as machine:
+        async with direct.machine(server, place, **{**QUICK, "connect_timeout": 5}) as machine:
             async with crowded_door(server):
                 ran = await asyncio.wait_for(machine.run(lambda: 7), 20)
                 assert type(ran.error) is errors.ServerBusy, repr(ran.error)
@@ -164,23 +164,23 @@ async def test_a_server_with_no_room_for_a_login(short_tmp: Path, short_place: P
             assert (await asyncio.wait_for(running, 20)).value == 8
 
 
-async def test_a_server_with_no_room_for_a_session(short_tmp: Path, short_place: Path) -> None:
+async def test_a_server_with_no_room_for_a_session(short_tmp: Path, place: Path) -> None:
     """At MaxSessions a task is ServerBusy, which names the option."""
     require_sshd()
     with ssh_server(
-        short_place / "ssh", kind="openssh", options={"MaxSessions": 0}, environment=remote_environment()
+        place / "ssh", kind="openssh", options={"MaxSessions": 0}, environment=remote_environment()
     ) as server:
-        async with direct.machine(server, short_place, **QUICK) as machine:
+        async with direct.machine(server, place, **QUICK) as machine:
             ran = await asyncio.wait_for(machine.run(lambda: 7), 20)
             assert type(ran.error) is errors.ServerBusy
             assert "127.0.0.1: its SSH server has no room for another session" in str(ran.error)
             assert "raise MaxSessions or MaxStartups there, or lower the load." in str(ran.error)
 
 
-async def test_a_link_that_is_lost_while_a_session_opens(sshd: SSHServer, short_place: Path) -> None:
+async def test_a_link_that_is_lost_while_a_session_opens(sshd: SSHServer, place: Path) -> None:
     """Between login and session a lost link is told as one, not as a server without room."""
     async with Proxy(sshd.host, sshd.port) as proxy:
-        section = {"hostname": sshd.host, **sshd.settings(), **through(proxy, sshd, short_place)}
+        section = {"hostname": sshd.host, **sshd.settings(), **through(proxy, sshd, place)}
         target = login.target_of(settings.resolve({}, section), "3.11")
 
         def cut(step: str) -> None:

@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 from support import soaking, storms
 
 from covalent_sshtiming.demo.sshserver import SSHServer
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="storm-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 async def test_a_cut_anywhere_costs_nothing(sshd: SSHServer, place: Path) -> None:

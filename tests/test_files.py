@@ -29,13 +29,6 @@ STRANGER = 54_321  # a user id that nobody has
 needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can make files of other users")
 
 
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="files-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
-
-
 @contextmanager
 def umask(mask: int) -> Iterator[None]:
     """Set the umask of this process."""

@@ -17,7 +17,7 @@ from covalent_sshtiming.remote import gauge
 from covalent_sshtiming.remote.gauge import Span
 
 
-async def test_the_record_says_what_the_gpus_did(four_gpus: GPUs, short_place: Path) -> None:
+async def test_the_record_says_what_the_gpus_did(four_gpus: GPUs, place: Path) -> None:
     """Utilisation is the mean over devices and time of the call, memory the most on all; both device-wide."""
 
     def work(modules: str) -> None:
@@ -34,7 +34,7 @@ async def test_the_record_says_what_the_gpus_did(four_gpus: GPUs, short_place: P
             time.sleep(0.5)
 
     four_gpus.now("0", 50, 500)
-    async with direct.here(short_place) as far:
+    async with direct.here(place) as far:
         await far.run(work, str(four_gpus.modules), options={"gpus_per_task": 2})
         await far.run(lambda: None)
         (record, other) = far.records()
@@ -45,7 +45,7 @@ async def test_the_record_says_what_the_gpus_did(four_gpus: GPUs, short_place: P
     assert {value for name, value in other.items() if name.startswith("gpu_")} == {None}
 
 
-async def test_a_killed_task_has_figures_too(four_gpus: GPUs, short_place: Path) -> None:
+async def test_a_killed_task_has_figures_too(four_gpus: GPUs, place: Path) -> None:
     """Of a task that was killed in its call the record says what its GPU did until then."""
 
     def die(asked: str) -> None:
@@ -57,14 +57,14 @@ async def test_a_killed_task_has_figures_too(four_gpus: GPUs, short_place: Path)
         time.sleep(0.5)
         os.kill(os.getpid(), 9)
 
-    async with direct.here(short_place, gpus_per_task=1) as far:
+    async with direct.here(place, gpus_per_task=1) as far:
         await far.run(die, str(four_gpus.asked))
         (record,) = far.records()
     assert (record["status"], record["gpu_utilization"]) == ("killed", pytest.approx(0.5))
 
 
 @pytest.mark.parametrize("broken", ["", "raise OSError('no driver')\n", "import time\ntime.sleep(1.5)\n"])
-async def test_without_nvml_there_are_no_figures(four_gpus: GPUs, short_place: Path, broken: str) -> None:
+async def test_without_nvml_there_are_no_figures(four_gpus: GPUs, place: Path, broken: str) -> None:
     """Where its module is not there, fails or hangs, the record has the devices only, and nobody waits."""
     (four_gpus.modules / "pynvml.py").write_text(broken) if broken else (
         four_gpus.modules / "pynvml.py"
@@ -75,7 +75,7 @@ async def test_without_nvml_there_are_no_figures(four_gpus: GPUs, short_place: P
 
         time.sleep(0.3)
 
-    async with direct.here(short_place, gpus_per_task=1) as far:
+    async with direct.here(place, gpus_per_task=1) as far:
         await far.run(nap)
         (record,) = far.records()
     assert record["gpu_devices"] == "0"

@@ -33,7 +33,7 @@ MINE = "CUDA_VISIBLE_DEVICES"
 # ---- handing out
 
 
-async def test_a_task_has_gpus_of_its_own(four_gpus: GPUs, short_place: Path) -> None:
+async def test_a_task_has_gpus_of_its_own(four_gpus: GPUs, place: Path) -> None:
     """Each task is told as many as it asked for; one that asks for none is told nothing, and nobody asked."""
 
     def told(seconds: float) -> tuple[str | None, str | None]:
@@ -43,7 +43,7 @@ async def test_a_task_has_gpus_of_its_own(four_gpus: GPUs, short_place: Path) ->
         time.sleep(seconds)
         return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("CUDA_DEVICE_ORDER")
 
-    async with direct.here(short_place, max_parallel=4) as far:
+    async with direct.here(place, max_parallel=4) as far:
         assert (await far.run(told, 0.0)).value == (None, None)
         assert not four_gpus.calls.exists()
         ran = await asyncio.gather(*(far.run(told, 0.3, options={"gpus_per_task": 2}) for _ in range(2)))
@@ -55,7 +55,7 @@ async def test_a_task_has_gpus_of_its_own(four_gpus: GPUs, short_place: Path) ->
     assert four_gpus.calls.read_text() == "--query-gpu=index,uuid --format=csv,noheader\n"
 
 
-async def test_putting_a_list_together_takes_no_gpu(four_gpus: GPUs, short_place: Path) -> None:
+async def test_putting_a_list_together_takes_no_gpu(four_gpus: GPUs, place: Path) -> None:
     """What Covalent adds to a workflow by itself holds a slot only, whatever the settings say."""
 
     def told(*_: object) -> tuple[str | None, str | None]:
@@ -64,12 +64,12 @@ async def test_putting_a_list_together_takes_no_gpu(four_gpus: GPUs, short_place
         return os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("BOARD")
 
     told.__name__ = "_auto_list_node"
-    async with direct.here(short_place, gpus_per_task=4, cpus_per_task=99, slot_env={"BOARD": ["0"]}) as far:
+    async with direct.here(place, gpus_per_task=4, cpus_per_task=99, slot_env={"BOARD": ["0"]}) as far:
         assert (await far.run(told)).value == (None, None)
     assert not four_gpus.calls.exists()
 
 
-async def test_other_devices_are_given_by_slot_env(short_place: Path) -> None:
+async def test_other_devices_are_given_by_slot_env(place: Path) -> None:
     """Each task has one value of each variable, which no other task has at the same time."""
 
     def told() -> tuple[str, str]:
@@ -80,7 +80,7 @@ async def test_other_devices_are_given_by_slot_env(short_place: Path) -> None:
         return os.environ["ROCR_VISIBLE_DEVICES"], os.environ["BOARD"]
 
     table = {"ROCR_VISIBLE_DEVICES": ["0,1", "2,3"], "BOARD": ["/dev/b0", "größte=1", "c"]}
-    async with direct.here(short_place, max_parallel=4, slot_env=table) as far:
+    async with direct.here(place, max_parallel=4, slot_env=table) as far:
         ran = await asyncio.gather(*(far.run(told) for _ in range(2)))
     assert sorted(one.value for one in ran) == [("0,1", "/dev/b0"), ("2,3", "größte=1")]
 
@@ -143,14 +143,14 @@ def killing(far: FarSide, dice: random.Random) -> Iterator[list[int]]:
 
 
 @pytest.mark.parametrize("count", [24, pytest.param(100, marks=pytest.mark.soak)])
-def test_a_gpu_is_never_two_tasks(four_gpus: GPUs, short_place: Path, count: int) -> None:
+def test_a_gpu_is_never_two_tasks(four_gpus: GPUs, place: Path, count: int) -> None:
     """Tasks that return, raise, crash or lose their supervisor, and a killed agent: no GPU is given twice."""
-    place = short_place / "held"
+    place = place / "held"
     place.mkdir()
     dice = random.Random(count)
     ways = ["return", "kill", "exit", "child", "raise"]
     keys = [new_key() for _ in range(count)]
-    with FarSide(short_place) as far, killing(far, dice) as killed:
+    with FarSide(place) as far, killing(far, dice) as killed:
         with far.line() as line:
             for number, key in enumerate(keys):
                 many = 3 if number % 8 == 7 else 1
@@ -187,10 +187,10 @@ def known(uuids: dict[str, str], why: str = "") -> gpus.Finder:
     return finder
 
 
-def test_who_wants_several_is_not_overtaken(short_place: Path) -> None:
+def test_who_wants_several_is_not_overtaken(place: Path) -> None:
     """What is given back to a task that waits for two devices goes to nobody behind it."""
-    (short_place / "slots").mkdir()
-    held = slots.Slots(str(short_place), range(8), known({"0": "GPU-a", "1": "GPU-b"}))
+    (place / "slots").mkdir()
+    held = slots.Slots(str(place), range(8), known({"0": "GPU-a", "1": "GPU-b"}))
     one, two = (needs.of({"gpus_per_task": number}) for number in (1, 2))
     first, second = held.take("first", one), held.take("second", one)
     assert first is not None
@@ -208,10 +208,10 @@ def test_who_wants_several_is_not_overtaken(short_place: Path) -> None:
     let_go(both)
 
 
-def test_one_gpu_has_one_lock_by_whatever_name(short_place: Path) -> None:
+def test_one_gpu_has_one_lock_by_whatever_name(place: Path) -> None:
     """A GPU that one task knows by its index and another by its UUID, or its beginning, is the same."""
-    (short_place / "slots").mkdir()
-    held = slots.Slots(str(short_place), range(8), known({"0": "GPU-abc", "1": "GPU-def"}))
+    (place / "slots").mkdir()
+    held = slots.Slots(str(place), range(8), known({"0": "GPU-abc", "1": "GPU-def"}))
     first = held.take("first", needs.of({"gpus_per_task": 1, "gpus": ["GPU-abc"]}))
     assert first is not None
     assert held.take("second", needs.of({"gpus_per_task": 1, "gpus": ["0", "GPU-a"]})) is None
@@ -223,10 +223,10 @@ def test_one_gpu_has_one_lock_by_whatever_name(short_place: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["7", "GPU-ab7"])
-def test_a_gpu_that_is_not_there_is_not_handed_out(short_place: Path, name: str) -> None:
+def test_a_gpu_that_is_not_there_is_not_handed_out(place: Path, name: str) -> None:
     """One that gpus lists and nvidia-smi does not is an error; a part of one (MIG) is not in its list."""
-    (short_place / "slots").mkdir()
-    held = slots.Slots(str(short_place), range(8), known({"0": "GPU-abc", "1": "GPU-def"}))
+    (place / "slots").mkdir()
+    held = slots.Slots(str(place), range(8), known({"0": "GPU-abc", "1": "GPU-def"}))
     with pytest.raises(needs.Never) as raised:
         held.take("first", needs.of({"gpus_per_task": 1, "gpus": ["0", name]}))
     assert (
@@ -238,18 +238,18 @@ def test_a_gpu_that_is_not_there_is_not_handed_out(short_place: Path, name: str)
     let_go(part)
 
 
-def test_a_devices_lock_is_a_file_in_its_room(short_place: Path) -> None:
+def test_a_devices_lock_is_a_file_in_its_room(place: Path) -> None:
     """No name of a variable or a device leads out of the directory of locks."""
-    room = short_place / "slots"
+    room = place / "slots"
     room.mkdir()
-    held = slots.Slots(str(short_place), range(8), known({}))
+    held = slots.Slots(str(place), range(8), known({}))
     odd = [("../A", "x"), ("A", "../../x"), ("A", "x" * 300), ("A", "\0\udcff")]
     for number, (name, value) in enumerate(odd):
         share = held.take(str(number), needs.of({"slot_env": {name: [value]}}))
         assert share is not None
         let_go(share)
     assert len(list(room.iterdir())) == 4 + 4
-    assert {path.name for path in short_place.iterdir()} == {"slots"}
+    assert {path.name for path in place.iterdir()} == {"slots"}
 
 
 # ---- which there are
@@ -366,11 +366,11 @@ def collect_children() -> None:
             pass
 
 
-async def test_who_waits_for_nvidia_smi_holds_up_nobody(four_gpus: GPUs, short_place: Path) -> None:
+async def test_who_waits_for_nvidia_smi_holds_up_nobody(four_gpus: GPUs, place: Path) -> None:
     """While it hangs, tasks that need no GPU run, one that does can be cancelled; it ends with the agent."""
     four_gpus.answers("echo $$ > $0.pid\nexec sleep 60\n")
     note = Path(f"{four_gpus.program}.pid")
-    async with direct.here(short_place) as far:
+    async with direct.here(place) as far:
         waiting = asyncio.ensure_future(
             far.run(lambda: 1, dispatch_id="d", node_id=2, options={"gpus_per_task": 1})
         )
@@ -383,11 +383,11 @@ async def test_who_waits_for_nvidia_smi_holds_up_nobody(four_gpus: GPUs, short_p
         await until(lambda: not alive(int(note.read_text())))
 
 
-async def test_a_machine_without_gpus_refuses(short_place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_machine_without_gpus_refuses(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that needs one does not wait for ever where there is no nvidia-smi."""
     monkeypatch.delenv(MINE, raising=False)
     monkeypatch.setenv("PATH", "/nowhere:/bin")
-    async with direct.here(short_place, gpus_per_task=1) as far:
+    async with direct.here(place, gpus_per_task=1) as far:
         ran = await far.run(lambda: 1)
     assert str(ran.error) == (
         "localhost: <lambda> needs 1 GPU (gpus_per_task), and none is known there: nvidia-smi cannot be run: "

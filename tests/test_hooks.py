@@ -8,10 +8,9 @@ import io
 import os
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,33 +18,18 @@ import cloudpickle
 import pytest
 from support import direct
 from support.clients import dispatch_script
+from support.endings import cause, failed
 from support.environments import make_environment
-from support.named import Server
 from support.there import There
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.sshserver import SSHServer
-from covalent_sshtiming.plugin import TaskEnded
 
 Machine = direct.Machine[There]
 
 # This module is not on the far side, so its functions travel by value, as those of a script do.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-@pytest.fixture(scope="module")
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="hook-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
-
-
-@pytest.fixture
-async def machine(any_sshd: Server, place: Path, far_place: There) -> AsyncIterator[Machine]:
-    """Return a way to the server, with an agent of this test's own."""
-    async with direct.machine_at(any_sshd, place, far_place) as reached:
-        yield reached
 
 
 @pytest.fixture(scope="module")
@@ -85,19 +69,6 @@ def wheel(directory: There, name: str, source: str) -> There:
 def deps(*found: Any) -> list[Any]:
     """Return Covalent's Deps objects as the hooks that its dispatcher makes of them."""
     return [dep.apply() for dep in found]
-
-
-def failed(ran: direct.Ran) -> str:
-    """Return the sentence of a task that had started: our error's text, which is in stderr as well."""
-    assert isinstance(ran.error, TaskEnded), repr(ran.error)
-    assert str(ran.error) in ran.stderr
-    return str(ran.error)
-
-
-def cause(ran: direct.Ran) -> BaseException | None:
-    """Return our own error behind what Covalent is given."""
-    assert ran.error is not None
-    return ran.error.__cause__
 
 
 def appends(path: There, word: str) -> Any:

@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from support import direct, faults
-from support.hostile import MISBEHAVIOURS, as_user, hostile_server
+from support.hostile.far import MISBEHAVIOURS
+from support.hostile.server import as_user, hostile_server
 from support.unpickling import nothing_unpickled
 
 from covalent_sshtiming import errors

@@ -10,7 +10,6 @@ import asyncio
 import os
 import pwd
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from conftest import remote_environment, require_sshd
 from support import direct, login
 from support.condas import fake_conda
+from support.interpreters import OWN
 from support.metacharacters import TEXTS, made_by_a_shell, make_canary, plain
 
 from covalent_sshtiming import errors, settings
@@ -31,7 +31,6 @@ from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.options import LOCAL, SSH, Plugin
 
 NAMES = [text for text in TEXTS if plain(text)]
-PYTHON = "{}.{}".format(*sys.version_info)
 PATH_ROOT = "/nowhere/"
 
 
@@ -184,18 +183,11 @@ async def test_what_a_local_task_is_given_is_literal(guarded: Guarded, texts: li
 async def _statuses(server: SSHServer, commands: list[str]) -> list[int | None]:
     """Run commands in sessions of one connection, a few at a time; return their exit statuses."""
     few = asyncio.Semaphore(4)
-    async with asyncssh.connect(
-        server.host,
-        server.port,
-        username=server.username,
-        client_keys=[str(server.key_file)],
-        known_hosts=str(server.known_hosts_file),
-        config=None,
-    ) as connection:
+    async with login.connection(server) as session:
 
         async def one(command: str) -> int | None:
             async with few:
-                ran = await connection.run(command, stdin=asyncssh.DEVNULL, encoding=None)
+                ran = await session.run(command, stdin=asyncssh.DEVNULL, encoding=None)
                 return ran.exit_status
 
         return await asyncio.gather(*map(one, commands))
@@ -204,7 +196,7 @@ async def _statuses(server: SSHServer, commands: list[str]) -> list[int | None]:
 @sample([text for text in NAMES if not shutil.which(text)], 3)
 async def test_no_python_path_is_more_than_a_path(guarded: Guarded, texts: list[str]) -> None:
     """A python_path is looked for under just that name, and there is none."""
-    targets = [Target("far", "far", PYTHON, python_path=text, cache=text, spool=text) for text in texts]
+    targets = [Target("far", "far", OWN, python_path=text, cache=text, spool=text) for text in texts]
     commands = [await asyncio.to_thread(bootstrap.command, target, "0" * 24) for target in targets]
     statuses = await _statuses(guarded.server, commands)
     guarded.check()
@@ -235,7 +227,7 @@ async def test_no_conda_env_is_more_than_a_name(guarded: Guarded, texts: list[st
 async def test_a_cache_has_just_that_name(guarded: Guarded, texts: list[str]) -> None:
     """A remote_cache is made under the name that was given, and nothing runs."""
     caches = guarded.place / f"caches-{len(texts)}"
-    targets = [Target("far", "far", PYTHON, cache=str(caches / text), spool=text) for text in texts]
+    targets = [Target("far", "far", OWN, cache=str(caches / text), spool=text) for text in texts]
     commands = [await asyncio.to_thread(bootstrap.command, target, "0" * 24) for target in targets]
     assert set(await _statuses(guarded.server, commands)) == {4}  # it asked for the archive, and got none
     assert {path.name for path in caches.iterdir()} == set(texts)
@@ -298,7 +290,7 @@ async def test_names_that_are_handed_to_a_shell_run_nothing(
                 "connect_timeout": 5,
                 "ssh_key_file": str(guarded.server.key_file),
             }
-            target = login.target_of(settings.resolve({}, section), PYTHON)
+            target = login.target_of(settings.resolve({}, section), OWN)
             with pytest.raises(errors.SSHTimingError):
                 await asyncio.wait_for(pool.open_ssh(target, "true", login.Listener()), 30)
             guarded.check()

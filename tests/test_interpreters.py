@@ -16,14 +16,13 @@ import cloudpickle
 import pytest
 from conftest import remote_environment, require_sshd
 from support import direct
-from support.interpreters import require_interpreter
+from support.interpreters import OWN, require_interpreter
 from support.pickles import pickled_by
 
 from covalent_sshtiming.demo.run import base_python
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.errors import RemoteEnvError
 
-OWN = ".".join(map(str, sys.version_info[:2]))
 OTHER = "3.12" if OWN != "3.12" else "3.11"
 RUNS = ["3.8", "3.9", "3.10", "3.11", "3.12", "3.13"]
 TOO_OLD = ["2.7", "3.6", "3.7"]

@@ -6,8 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +20,6 @@ pytestmark = pytest.mark.skipif(
     sys.platform != "linux", reason="orphans and CPU clocks of others are Linux's"
 )
 grouped = pytest.mark.skipif(cgroup.find_home() is None, reason="this user may make no control groups here")
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="in-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 async def record_of(place: Path, function: Any, *args: Any, **keywords: Any) -> dict[str, Any]:

@@ -44,9 +44,9 @@ def forks(count: int) -> int:
     return made
 
 
-async def test_a_task_may_not_have_more_memory(short_place: Path) -> None:
+async def test_a_task_may_not_have_more_memory(place: Path) -> None:
     """Over memory_limit a function gets MemoryError; below it, and without a limit, it gets its memory."""
-    async with direct.here(short_place) as machine:
+    async with direct.here(place) as machine:
         ran = await machine.run(allocate, 600, options={"memory_limit": 500 * MIB})
         assert "allocate raised MemoryError (memory_limit, or ulimit -v there" in str(ran.error)
         assert f", allows {500 * MIB} bytes). The remote traceback" in str(ran.error)
@@ -54,9 +54,9 @@ async def test_a_task_may_not_have_more_memory(short_place: Path) -> None:
         assert (await machine.run(allocate, 600)).value == 0
 
 
-async def test_a_tasks_children_may_not_either(short_place: Path) -> None:
+async def test_a_tasks_children_may_not_either(place: Path) -> None:
     """A child process has the same limit."""
-    async with direct.here(short_place, memory_limit=500 * MIB) as machine:
+    async with direct.here(place, memory_limit=500 * MIB) as machine:
         assert (await machine.run(allocate, 100, in_child=True)).value == 0
         assert (await machine.run(allocate, 600, in_child=True)).value == 1
 

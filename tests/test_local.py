@@ -5,30 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support import direct
 from support.clients import dispatch_script
-from support.faults import through, until
+from support.faults import linked_at, until
+from support.login import Listener
 from support.named import Server
-from support.proxy import Proxy
 from support.there import There
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.host import process
 from covalent_sshtiming.timing.timings import read_log
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="loc-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 @pytest.mark.smoke
@@ -239,10 +230,7 @@ async def test_a_task_that_was_sent_is_never_run_here(
             file.write("x")
         time.sleep(3)
 
-    async with (
-        Proxy(any_sshd.host, any_sshd.port) as proxy,
-        direct.machine_at(any_sshd, place, far_place, **through(proxy, any_sshd, place)) as machine,
-    ):
+    async with linked_at(any_sshd, place, far_place) as (machine, proxy):
         options = {
             "run_local_on_ssh_fail": True,
             "reconnect_timeout": 0.5,
@@ -257,42 +245,19 @@ async def test_a_task_that_was_sent_is_never_run_here(
         assert (far_place / "mark").read_text() == "x"
 
 
-class Heard:
-    """A receiver that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.out, self.err = b"", b""
-        self.ended: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-
-    def received(self, data: bytes) -> None:
-        """Keep what came from stdout."""
-        self.out += data
-
-    def complained(self, data: bytes) -> None:
-        """Keep what came from stderr."""
-        self.err += data
-
-    def writable(self, free: bool) -> None:
-        """Nothing here writes much."""
-
-    def lost(self, status: int | None) -> None:
-        """Keep the status."""
-        self.ended.set_result(status)
-
-
 async def test_a_childs_streams_and_its_end() -> None:
     """Process streams carry bytes both ways, keep stderr apart, and tell the status once."""
-    heard = Heard()
+    heard = Listener()
     streams = await process.open_process(["sh", "-c", "cat; echo no >&2; exit 3"], heard)
     streams.write(b"to and fro")
     await streams.close()
-    assert await heard.ended == 3
-    assert (heard.out, heard.err) == (b"to and fro", b"no\n")
+    assert await heard.status == 3
+    assert (heard.output, heard.errors) == (b"to and fro", b"no\n")
 
 
 async def test_a_child_that_does_not_end_is_killed() -> None:
     """Closing without politeness ends the child, which counts as a lost way and not as a status."""
-    heard = Heard()
+    heard = Listener()
     streams = await process.open_process(["sleep", "60"], heard)
     await streams.close(politely=False)
-    assert await asyncio.wait_for(heard.ended, 5) is None
+    assert await asyncio.wait_for(heard.status, 5) is None

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import resource
 import stat
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.disks import mounted
 
 from covalent_sshtiming.errors import ConfigError
 from covalent_sshtiming.timing.log import TimingLog
@@ -302,19 +302,8 @@ def test_record_that_does_not_fit_is_taken_back(tmp_path: Path) -> None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of two pages, where this user may mount one."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
-    try:
-        mounted = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no mount command here")
-    if mounted.returncode != 0:
-        pytest.skip(f"this user may not mount a tmpfs: {mounted.stderr.strip()}")
-    try:
+    with mounted(tmp_path / "disk", "8k") as disk:
         yield disk
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_full_disk_leaves_no_torn_line(small_disk: Path) -> None:

@@ -8,21 +8,19 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import direct, works
-from support.interpreters import require_interpreter
+from support.interpreters import OWN, require_interpreter
 from support.named import Server
 from support.pickles import pickled_by
 from support.there import There
 
 from covalent_sshtiming.demo.sshserver import SSHServer
 
-OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 SUPPORTED = ("3.10", "3.11", "3.12")  # by Covalent
 SMOKE = ("3.8", "3.10", "3.11", "3.12", "3.13")  # all that the far side may be, without one in the middle
 
@@ -122,13 +120,6 @@ async def far(minor: str, isolation: str, sshd: SSHServer, place: Path) -> Async
     python = sys.executable if minor == OWN else str(require_interpreter(minor))
     async with direct.machine(sshd, place, python_path=python, isolation=isolation) as machine:
         yield Far(machine, python)
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="met-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 def within(low: float, value: float, high: float) -> bool:

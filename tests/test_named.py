@@ -16,8 +16,9 @@ from pathlib import Path
 import asyncssh
 import pytest
 from support import direct
+from support.interpreters import OWN
 from support.keys import make_key
-from support.named import OWN, NamedError, NamedServer, named_server
+from support.named import NamedError, NamedServer, named_server
 from support.there import alive, kill, mode, parent
 
 from covalent_sshtiming.demo.sshserver import SSHServer
@@ -79,10 +80,10 @@ def test_processes_there_are_processes(named_here: NamedServer) -> None:
     kill(child.pid, named_here.directory)
 
 
-async def test_agents_there_are_ended(named_here: NamedServer, short_place: Path) -> None:
+async def test_agents_there_are_ended(named_here: NamedServer, place: Path) -> None:
     """A task runs by the Python that is found there; its agent is known, and gone afterwards."""
     far = named_here.directory
-    async with direct.machine_at(named_here, short_place, far) as machine:
+    async with direct.machine_at(named_here, place, far) as machine:
         assert (await machine.run(lambda: 6 * 7)).value == 42
         (agent,) = machine.agents()
         assert machine.alive(agent)

@@ -15,7 +15,6 @@ from support import direct, faults
 from support.keys import make_key, public
 from support.login import authorize, enter, known_file, name_of, port_flag, reaching, refusal, shown_by
 from support.named import Server
-from support.proxy import Proxy
 from support.there import There
 
 from covalent_sshtiming import errors
@@ -27,26 +26,21 @@ async def test_the_systems_ssh(home: Path, any_sshd: Server) -> None:
     assert await enter(reaching(any_sshd, transport="openssh")) == "in"
 
 
-async def test_the_systems_ssh_runs_a_task(any_sshd: Server, short_place: Path, far_place: There) -> None:
+async def test_the_systems_ssh_runs_a_task(any_sshd: Server, place: Path, far_place: There) -> None:
     """A whole task goes over the system's ssh."""
-    async with direct.machine_at(any_sshd, short_place, far_place, transport="openssh") as machine:
+    async with direct.machine_at(any_sshd, place, far_place, transport="openssh") as machine:
         assert (await machine.run(lambda text: text * 2, "ab")).value == "abab"
 
 
-async def test_the_systems_ssh_loses_its_link(sshd: SSHServer, short_place: Path) -> None:
+async def test_the_systems_ssh_loses_its_link(sshd: SSHServer, place: Path) -> None:
     """A link that breaks under the system's ssh costs a reconnect, as under our own: one run, its result."""
-    async with (
-        Proxy(sshd.host, sshd.port) as proxy,
-        direct.machine(
-            sshd, short_place, transport="openssh", **faults.through(proxy, sshd, short_place)
-        ) as machine,
-    ):
-        running = asyncio.ensure_future(machine.run(faults.noting(short_place / "ran", 1.0)))
-        await faults.until((short_place / "ran").exists)
+    async with faults.linked(sshd, place, transport="openssh") as (machine, proxy):
+        running = asyncio.ensure_future(machine.run(faults.noting(place / "ran", 1.0)))
+        await faults.until((place / "ran").exists)
         proxy.reset()
         assert (await asyncio.wait_for(running, 20)).value == "result"
         assert machine.host.connections == 2
-    assert len(faults.runs(short_place / "ran")) == 1
+    assert len(faults.runs(place / "ran")) == 1
 
 
 async def test_the_systems_ssh_and_host_keys(home: Path, any_sshd: Server) -> None:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from support import direct
 from support.faults import through, until
 from support.named import Server
@@ -15,13 +13,6 @@ from support.proxy import Proxy
 from support.there import There
 
 from covalent_sshtiming.remote import pump
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="out-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 def says(*lines: str, until_there: There) -> Callable[[], None]:

@@ -20,19 +20,19 @@ from covalent_sshtiming.remote import rooms
 
 
 @pytest.fixture
-def shared(short_place: Path) -> Path:
+def shared(place: Path) -> Path:
     """Return a directory as an administrator makes it for all users."""
-    room = short_place / "slots"
+    room = place / "slots"
     room.mkdir()
     room.chmod(0o1777)
-    short_place.chmod(0o755)
+    place.chmod(0o755)
     return room
 
 
-def test_two_users_share_their_slots(crowded: FarSide, shared: Path, short_place: Path) -> None:
+def test_two_users_share_their_slots(crowded: FarSide, shared: Path, place: Path) -> None:
     """Tasks of two users with one slots_dir are never more than max_parallel at once, nor on one device."""
     head = {"max_parallel": 2, "slots_dir": str(shared), "slot_env": {"DEVICE": ["a/b", "c"]}}
-    with FarSide(short_place) as ours, crowded.line() as theirs, ours.line() as line:
+    with FarSide(place) as ours, crowded.line() as theirs, ours.line() as line:
         keys = [submit(one, 4, 0.15, "d", **head) for one in (theirs, line)]
         spans = [spans_of(theirs, keys[0]), spans_of(line, keys[1])]
     assert most_at_once(itertools.chain(*spans)) == 2
@@ -89,10 +89,10 @@ def test_a_shared_directory_that_cannot_be_used_says_why(shared: Path, spoil: An
         rooms.SharedRoom(str(shared)).lock(["0"], 1)
 
 
-def test_a_task_does_not_wait_for_what_cannot_be_had(shared: Path, short_place: Path) -> None:
+def test_a_task_does_not_wait_for_what_cannot_be_had(shared: Path, place: Path) -> None:
     """A task whose slots_dir cannot be used ends at once, with the place and the cause."""
     cause = not_sticky(shared)
-    with FarSide(short_place) as far, far.line() as line:
+    with FarSide(place) as far, far.line() as line:
         line.submit(new_key(), nap, 0.0, slots_dir=str(shared))
         error = line.outcome().ended["error"]
     assert error["text"] == f"cannot have a slot there: {cause}; correct slots_dir or that place"

@@ -8,26 +8,23 @@ import signal
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support import direct, farside
-from support.faults import noting, runs, through, until
-from support.proxy import Proxy
+from support import direct, farside, faults
+from support.faults import noting, runs, until
 
 from covalent_sshtiming import errors, sending
 from covalent_sshtiming.demo.sshserver import SSHServer
 
 
 @pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="send-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        (Path(name) / "mine").mkdir()
-        yield Path(name)
+def place(place: Path) -> Path:
+    """Return that directory with one for the files that are sent."""
+    (place / "mine").mkdir()
+    return place
 
 
 @pytest.fixture
@@ -245,10 +242,7 @@ async def test_a_file_that_changes_meanwhile_is_not_sent(sshd: SSHServer, place:
     """A file that is not what it was when it was found ends the task before it begins; nothing stays."""
     path = place / "mine" / "a.bin"
     path.write_bytes(bytes(12 << 20))
-    async with (
-        Proxy(sshd.host, sshd.port) as proxy,
-        direct.machine(sshd, place, **through(proxy, sshd, place)) as machine,
-    ):
+    async with faults.linked(sshd, place) as (machine, proxy):
         assert (await machine.run(lambda: "warm")).value == "warm"
         proxy.up.bandwidth = 12e6
         running = asyncio.ensure_future(machine.run(noting(place / "ran"), options={"send": [str(path)]}))
@@ -269,13 +263,9 @@ async def test_a_cut_in_mid_file_sends_it_again(sshd: SSHServer, place: Path) ->
     """Wherever the link is cut while a file goes out, it is there whole in the end; the task ran once."""
     content = os.urandom(1 << 16) * 40
     (place / "mine" / "a.bin").write_bytes(content)
-    async with (
-        Proxy(sshd.host, sshd.port) as proxy,
-        direct.machine(
-            sshd,
-            place,
-            **{**through(proxy, sshd, place), "retry_wait_time": 0.1, "remote_workdir": str(place / "work")},
-        ) as machine,
+    async with faults.linked(sshd, place, retry_wait_time=0.1, remote_workdir=str(place / "work")) as (
+        machine,
+        proxy,
     ):
         assert (await machine.run(lambda: "warm")).value == "warm"
         for number, share in enumerate((0.1, 0.9)):
@@ -291,12 +281,7 @@ async def test_a_cut_in_mid_file_sends_it_again(sshd: SSHServer, place: Path) ->
 async def test_sending_does_not_hold_others_up(sshd: SSHServer, place: Path) -> None:
     """While a file of 24 MiB goes out over a slow link, tasks on the same connection go on as ever."""
     (place / "mine" / "a.bin").write_bytes(bytes(24 << 20))
-    async with (
-        Proxy(sshd.host, sshd.port) as proxy,
-        direct.machine(
-            sshd, place, remote_workdir=str(place / "work"), **through(proxy, sshd, place)
-        ) as machine,
-    ):
+    async with faults.linked(sshd, place, remote_workdir=str(place / "work")) as (machine, proxy):
         assert (await machine.run(lambda: "warm")).value == "warm"
         proxy.up.bandwidth = 12e6
         options: dict[str, Any] = {"send": [str(place / "mine" / "*")]}

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from conftest import remote_environment, require_sshd
 from support import direct
+from support.interpreters import OWN
 
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.errors import ConnectError, ProtocolError
@@ -25,7 +26,6 @@ from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.remote import places
 
 SHELLS = ["sh", "dash", "bash", "zsh", "fish", "tcsh"]
-OWN = ".".join(map(str, sys.version_info[:2]))
 NONCE = "0123456789abcdef01234567"
 NEEDS = {"archive": "need", "machine": places.machine()[0]}  # what the doorman says where nothing of ours is
 # As the account's login shell: sshd gives this to that shell, which gives the command to another.

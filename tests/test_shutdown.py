@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 from conftest import executor_settings
 from support import direct
 from support.clients import dispatch_script
@@ -41,13 +39,6 @@ SCRIPT = """
 
     print(json.dumps([ct.dispatch(workflow)(*task) for task in json.loads(sys.argv[2])]))
 """
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory whose path is short enough for a socket in it."""
-    with tempfile.TemporaryDirectory(prefix="stp-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 def wait_for(condition: Callable[[], object], what: str, seconds: float = 20) -> None:

@@ -32,10 +32,10 @@ CORES = len(os.sched_getaffinity(0))
 # ---- two dispatchers
 
 
-def test_two_clients_keep_to_max_parallel(short_place: Path) -> None:
+def test_two_clients_keep_to_max_parallel(place: Path) -> None:
     """Two clients' tasks are never more than max_parallel at once, nor after a link or the agent broke."""
     clients = (new_key(), new_key())
-    with FarSide(short_place) as far:
+    with FarSide(place) as far:
         with far.line(clients[0], 1) as first, far.line(clients[1], 1) as second:
             lines = (first, second)
             keys = [submit(line, 5, 0.25, str(line.doorman.pid), max_parallel=2) for line in lines]
@@ -81,10 +81,10 @@ print(json.dumps({"status": str(result.status), "spans": result.result}))
 @pytest.mark.soak
 @pytest.mark.timeout(400)
 async def test_two_covalent_servers_keep_to_max_parallel(
-    sshd: SSHServer, short_place: Path, tmp_path: Path
+    sshd: SSHServer, place: Path, tmp_path: Path
 ) -> None:
     """Two Covalent servers with max_parallel = 2 never run more than two tasks at once, nor after a kill."""
-    table = {**executor_settings(sshd, short_place / "spool"), "max_parallel": 2}
+    table = {**executor_settings(sshd, place / "spool"), "max_parallel": 2}
     with (
         dispatcher(tmp_path / "one", executors={"sshtiming": table}) as one,
         dispatcher(tmp_path / "two", executors={"sshtiming": table}) as two,
@@ -92,13 +92,13 @@ async def test_two_covalent_servers_keep_to_max_parallel(
         told = asyncio.gather(
             *(asyncio.to_thread(dispatch_script, server, FAN_OUT, "10", timeout=300) for server in (one, two))
         )
-        begun = functools.partial(glob.glob, str(short_place / "spool/tasks/*/started"))
+        begun = functools.partial(glob.glob, str(place / "spool/tasks/*/started"))
         await asyncio.to_thread(farside.until, begun, "a task")
         await asyncio.sleep(2)
-        for agent in direct.agents(short_place / "spool"):  # and with it both connections
+        for agent in direct.agents(place / "spool"):  # and with it both connections
             os.kill(agent, signal.SIGKILL)
         answers = await told
-    direct.end_agents(short_place / "spool")
+    direct.end_agents(place / "spool")
     spans = [tuple(span) for answer in answers for span in answer["spans"]]
     print(f"two Covalent servers, {len(spans)} tasks, an agent killed: {most_at_once(spans)} at once at most")
     assert [answer["status"] for answer in answers] == ["COMPLETED"] * 2
@@ -108,9 +108,9 @@ async def test_two_covalent_servers_keep_to_max_parallel(
 # ---- several CPUs for a task
 
 
-def test_a_wide_task_is_not_overtaken_for_ever(short_place: Path) -> None:
+def test_a_wide_task_is_not_overtaken_for_ever(place: Path) -> None:
     """One that takes all CPUs runs alone, and comes soon although many of one CPU each were there before."""
-    with FarSide(short_place) as far, far.line() as line:
+    with FarSide(place) as far, far.line() as line:
         narrow = submit(line, CORES + 12, 0.1, "narrow")
         wide = submit(line, 2, 0.1, "wide", cpus_per_task=CORES)
         spans = spans_of(line, [*narrow, *wide])
@@ -122,9 +122,9 @@ def test_a_wide_task_is_not_overtaken_for_ever(short_place: Path) -> None:
     assert most_at_once(small) == CORES
 
 
-def test_a_task_of_another_need_is_not_held_up(short_place: Path) -> None:
+def test_a_task_of_another_need_is_not_held_up(place: Path) -> None:
     """A task that waits for a device lets those of its dispatch that need none start."""
-    with FarSide(short_place) as far, far.line() as line:
+    with FarSide(place) as far, far.line() as line:
         holders = submit(line, 2, 0.5, "d", max_parallel=4, slot_env={"DEVICE": ["only"]})
         free = submit(line, 1, 0.0, "d", max_parallel=4)
         first, second, other = spans_of(line, [*holders, *free])
@@ -132,11 +132,11 @@ def test_a_task_of_another_need_is_not_held_up(short_place: Path) -> None:
     assert other[1] < first[1]
 
 
-def test_two_agents_with_wide_tasks_do_not_block_each_other(short_place: Path) -> None:
+def test_two_agents_with_wide_tasks_do_not_block_each_other(place: Path) -> None:
     """Two agents of one user share the slots; tasks of all CPUs of both come to their end, one at a time."""
-    with FarSide(short_place) as far:
-        other = FarSide(short_place)
-        other.target = replace(far.target, cache=str(short_place / "other"))  # another archive, another agent
+    with FarSide(place) as far:
+        other = FarSide(place)
+        other.target = replace(far.target, cache=str(place / "other"))  # another archive, another agent
         with far.line() as first, other.line() as second:
             keys = [submit(line, 4, 0.05, "wide", cpus_per_task=CORES) for line in (first, second)]
             keys = [[*keys[0], *submit(first, 4, 0.05, "one")], [*keys[1], *submit(second, 4, 0.05, "one")]]
@@ -147,9 +147,9 @@ def test_two_agents_with_wide_tasks_do_not_block_each_other(short_place: Path) -
     assert most_at_once([*spans[0], *spans[1]]) <= CORES
 
 
-def test_more_cpus_than_there_are_is_refused(short_place: Path) -> None:
+def test_more_cpus_than_there_are_is_refused(place: Path) -> None:
     """A task that asks for more CPUs than there are ends at once, and the text says how many there are."""
-    with FarSide(short_place) as far, far.line() as line:
+    with FarSide(place) as far, far.line() as line:
         line.submit(new_key(), nap, 0.0, cpus_per_task=CORES + 1)
         ended = line.outcome().ended
     assert ended["status"] == "failed"
@@ -157,9 +157,9 @@ def test_more_cpus_than_there_are_is_refused(short_place: Path) -> None:
     assert ended["error"] == {"class": "RemoteEnvError", "text": text, "phase": "queue"}
 
 
-async def test_a_refusal_is_a_sentence_and_has_a_record(short_place: Path) -> None:
+async def test_a_refusal_is_a_sentence_and_has_a_record(place: Path) -> None:
     """What never started is our own error with the machine's name, and a failed record."""
-    async with direct.here(short_place, cpus_per_task=CORES + 1) as machine:
+    async with direct.here(place, cpus_per_task=CORES + 1) as machine:
         ran = await machine.run(nap, 0.0)
         (record,) = machine.records()
     assert str(ran.error) == (
@@ -184,9 +184,9 @@ def test_an_order_may_hold_more_locks_than_fit_a_message() -> None:
             os.close(handle)
 
 
-def test_a_spool_that_was_tidied_up_has_slots_again(short_place: Path) -> None:
+def test_a_spool_that_was_tidied_up_has_slots_again(place: Path) -> None:
     """A task whose directory of slots is gone gets one of a new directory, and does not wait for ever."""
-    with FarSide(short_place) as far, far.line() as line:
+    with FarSide(place) as far, far.line() as line:
         assert len(spans_of(line, submit(line, 1, 0.0, "d"))) == 1
         shutil.rmtree(far.spool / "slots")
         assert len(spans_of(line, submit(line, 1, 0.0, "d"))) == 1
@@ -197,19 +197,19 @@ def test_a_spool_that_was_tidied_up_has_slots_again(short_place: Path) -> None:
     assert error["text"].startswith(f"cannot have a slot there: {far.spool}/slots: not a directory")
 
 
-def test_as_many_as_there_are_is_no_list(short_place: Path) -> None:
+def test_as_many_as_there_are_is_no_list(place: Path) -> None:
     """A max_parallel beyond all measure is none, and costs the agent nothing."""
-    with FarSide(short_place) as far, far.line() as line:
+    with FarSide(place) as far, far.line() as line:
         spans = spans_of(line, submit(line, 6, 0.2, "d", max_parallel=2**53))
         (agent,) = direct.agents(far.spool)
         assert psutil.Process(agent).memory_info().rss < 60 << 20
     assert most_at_once(spans) == 6
 
 
-def test_who_waits_for_a_slot_can_be_cancelled(short_place: Path) -> None:
+def test_who_waits_for_a_slot_can_be_cancelled(place: Path) -> None:
     """A cancelled task leaves the queue of its need, and those behind it go on."""
     head = {"max_parallel": 4, "slot_env": {"DEVICE": ["only"]}}
-    with FarSide(short_place) as far, far.line() as line:
+    with FarSide(place) as far, far.line() as line:
         first, second, third = submit(line, 3, 0.4, "d", **head)
         far.started(first)
         line.cancel(second)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -27,13 +26,6 @@ from covalent_sshtiming.demo.sshserver import SSHServer
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(1800)]
 
 LAG_P99_S = 0.05
-
-
-@pytest.fixture
-def place() -> Iterator[Path]:
-    """Return a directory with a path short enough for a socket."""
-    with tempfile.TemporaryDirectory(prefix="soak-", dir="/tmp", ignore_cleanup_errors=True) as name:
-        yield Path(name)
 
 
 def say(**figures: object) -> None:

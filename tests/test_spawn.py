@@ -14,13 +14,12 @@ from typing import Any
 import pytest
 from support import direct, works
 from support.faults import until
-from support.interpreters import require_interpreter
+from support.interpreters import OWN, require_interpreter
 from support.pickles import pickled_by
 from support.there import alive
 
 from covalent_sshtiming import resources, settings
 
-OWN = ".".join(map(str, sys.version_info[:2]))
 MIB = 1 << 20
 
 
@@ -42,7 +41,7 @@ def test_what_a_fork_ignores_is_spawned(wanted: str, variables: list[str], expec
     assert resources.isolation(wanted, variables) == expected
 
 
-async def test_variables_that_are_read_at_the_start_count(short_place: Path) -> None:
+async def test_variables_that_are_read_at_the_start_count(place: Path) -> None:
     """The loader, the interpreter and the C library have seen what `env` sets: such a task is spawned."""
 
     def told() -> tuple[Any, ...]:
@@ -63,7 +62,7 @@ async def test_variables_that_are_read_at_the_start_count(short_place: Path) -> 
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC-3",
     }
-    async with direct.here(short_place, remote_workdir=str(short_place)) as machine:
+    async with direct.here(place, remote_workdir=str(place)) as machine:
         plain = (await machine.run(told)).value
         first = (await machine.run(told, options={"env": env})).value
         again = (await machine.run(told, options={"env": env})).value
@@ -71,10 +70,10 @@ async def test_variables_that_are_read_at_the_start_count(short_place: Path) -> 
     assert first[0] == 2
     assert first[2:6] == (["/opt/modules"], "C.UTF-8", "UTC-3"[:3], ("/opt/lib", "/opt/modules"))
     assert (plain[0], plain[5]) == (0, (os.environ.get("LD_LIBRARY_PATH"), os.environ.get("PYTHONPATH")))
-    assert plain[6] == first[6] == str(short_place)
+    assert plain[6] == first[6] == str(place)
 
 
-async def test_a_devices_variable_may_be_one_of_those(short_place: Path) -> None:
+async def test_a_devices_variable_may_be_one_of_those(place: Path) -> None:
     """A variable of slot_env that a fork would ignore makes its task spawn, as one of env does."""
 
     def told() -> int:
@@ -82,11 +81,11 @@ async def test_a_devices_variable_may_be_one_of_those(short_place: Path) -> None
 
         return sys.flags.optimize
 
-    async with direct.here(short_place, slot_env={"PYTHONOPTIMIZE": ["2"]}) as machine:
+    async with direct.here(place, slot_env={"PYTHONOPTIMIZE": ["2"]}) as machine:
         assert (await machine.run(told)).value == 2
 
 
-async def test_the_interpreter_is_a_fresh_one(short_place: Path) -> None:
+async def test_the_interpreter_is_a_fresh_one(place: Path) -> None:
     """It has the fork's process, place, streams and descriptors, but nothing that the agent has imported."""
 
     def told() -> dict[str, Any]:
@@ -109,7 +108,7 @@ async def test_the_interpreter_is_a_fresh_one(short_place: Path) -> None:
             "random": random.random(),
         }
 
-    async with direct.here(short_place) as machine:
+    async with direct.here(place) as machine:
         forked, spawned = [await machine.run(told, options={"isolation": kind}) for kind in ("fork", "spawn")]
     assert spawned.stdout == forked.stdout == "said\n"
     seen, other = spawned.value, forked.value
@@ -121,7 +120,7 @@ async def test_the_interpreter_is_a_fresh_one(short_place: Path) -> None:
     assert (seen["open"], seen["empty"], seen["group"]) == ([0, 1, 2], False, True)
 
 
-async def test_it_runs_where_a_fork_would(short_place: Path) -> None:
+async def test_it_runs_where_a_fork_would(place: Path) -> None:
     """A HOME in env does not move the working directory, and a relative PYTHONPATH means that directory."""
 
     def told() -> tuple[str, str | None, str | None, str | None]:
@@ -132,21 +131,19 @@ async def test_it_runs_where_a_fork_would(short_place: Path) -> None:
         origin = None if found is None else found.origin
         return os.getcwd(), os.environ.get("PWD"), os.environ.get("HOME"), origin
 
-    home, modules = short_place / "home", short_place / "elsewhere"
+    home, modules = place / "home", place / "elsewhere"
     modules.mkdir()
     env = {"HOME": str(modules), "PYTHONPATH": "src"}
     options = {"python_path": sys.executable, "setup_commands": [f"HOME={home}"]}
-    async with direct.here(
-        short_place, remote_workdir="place", create_unique_workdir=True, **options
-    ) as machine:
+    async with direct.here(place, remote_workdir="place", create_unique_workdir=True, **options) as machine:
         module = home / "place" / "dispatch" / "node_7000" / "src" / "beside.py"
         module.parent.mkdir(parents=True)
         module.touch()
         moved = (await machine.run(told, node_id=7000, options={"env": {"HOME": str(modules)}})).value
         spawned = (await machine.run(told, node_id=7000, options={"env": env})).value
-    place = str(module.parents[1])
-    assert moved == (place, place, str(modules), None)
-    assert spawned == (place, place, str(modules), str(module))
+    work = str(module.parents[1])
+    assert moved == (work, work, str(modules), None)
+    assert spawned == (work, work, str(modules), str(module))
 
 
 WORK = (
@@ -171,11 +168,11 @@ time.sleep(0.05)
 
 
 @pytest.mark.parametrize("minor", list(dict.fromkeys(["3.8", OWN, "3.13"])))
-async def test_its_start_is_no_cost_of_the_function(minor: str, short_place: Path) -> None:
+async def test_its_start_is_no_cost_of_the_function(minor: str, place: Path) -> None:
     """cpu_s of a spawned task is its function's, children and orphans too; the start is a phase's."""
     python = sys.executable if minor == OWN else str(require_interpreter(minor))
     parts = pickled_by(python, WORK, "perform", repr(MIXED), repr(works.NOTHING))
-    async with direct.here(short_place, python_path=python, isolation="spawn") as machine:
+    async with direct.here(place, python_path=python, isolation="spawn") as machine:
         burnt = await machine.run(*parts[:2])
         await machine.run(parts[0], parts[2])
         one, nothing = machine.records()
@@ -189,7 +186,7 @@ async def test_its_start_is_no_cost_of_the_function(minor: str, short_place: Pat
     assert nothing["rss_peak_bytes"] < 40 * MIB
 
 
-async def test_both_kinds_at_once_from_one_agent(short_place: Path) -> None:
+async def test_both_kinds_at_once_from_one_agent(place: Path) -> None:
     """Forked and spawned tasks share agent, supervisors and slots, and none has the other's variables."""
 
     def told(seconds: float) -> tuple[str | None, int, str]:
@@ -205,7 +202,7 @@ async def test_both_kinds_at_once_from_one_agent(short_place: Path) -> None:
         return {"env": {"MARK": str(number), **extra}}
 
     flag = sys.flags.dont_write_bytecode
-    async with direct.here(short_place, max_parallel=4) as machine:
+    async with direct.here(place, max_parallel=4) as machine:
         ran = await asyncio.gather(*(machine.run(told, 0.05, options=options(n)) for n in range(16)))
         after = (await machine.run(told, 0.0)).value
         assert len(machine.agents()) == 1
@@ -216,7 +213,7 @@ async def test_both_kinds_at_once_from_one_agent(short_place: Path) -> None:
 # ---- what ends it
 
 
-async def test_limits_hold_for_a_spawned_task_too(short_place: Path) -> None:
+async def test_limits_hold_for_a_spawned_task_too(place: Path) -> None:
     """time_limit ends it with its children, memory_limit is its own, a signal is named, a cancel ends it."""
 
     def sleep(path: str) -> None:
@@ -235,8 +232,8 @@ async def test_limits_hold_for_a_spawned_task_too(short_place: Path) -> None:
 
         os.kill(os.getpid(), 9)
 
-    note = short_place / "note"
-    async with direct.here(short_place, isolation="spawn") as machine:
+    note = place / "note"
+    async with direct.here(place, isolation="spawn") as machine:
         late = await machine.run(sleep, os.devnull, options={"time_limit": 1})
         large = await machine.run(swell, options={"memory_limit": 500 * MIB})
         dead = await machine.run(die)
@@ -255,7 +252,7 @@ async def test_limits_hold_for_a_spawned_task_too(short_place: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", ["supervisor", "agent"])
-async def test_it_dies_with_its_supervisor_and_not_with_the_agent(short_place: Path, victim: str) -> None:
+async def test_it_dies_with_its_supervisor_and_not_with_the_agent(place: Path, victim: str) -> None:
     """A killed supervisor takes a spawned worker along; a killed agent does not, and the outcome comes."""
 
     def work(path: str, seconds: float) -> int:
@@ -267,8 +264,8 @@ async def test_it_dies_with_its_supervisor_and_not_with_the_agent(short_place: P
         time.sleep(seconds)
         return 5
 
-    note = short_place / "note"
-    async with direct.here(short_place, isolation="spawn") as machine:
+    note = place / "note"
+    async with direct.here(place, isolation="spawn") as machine:
         running = asyncio.ensure_future(machine.run(work, str(note), 60 if victim == "supervisor" else 1))
         await until(lambda: note.exists() and note.read_text())
         worker, supervisor = map(int, note.read_text().split())
@@ -287,9 +284,9 @@ async def test_it_dies_with_its_supervisor_and_not_with_the_agent(short_place: P
         assert "lost its supervisor" in str(ran.error)
 
 
-async def test_an_interpreter_that_does_not_start_says_so(short_place: Path) -> None:
+async def test_an_interpreter_that_does_not_start_says_so(place: Path) -> None:
     """Where env keeps Python from starting, that is the error, with Python's own words in stderr."""
-    async with direct.here(short_place) as machine:
+    async with direct.here(place) as machine:
         ran = await machine.run(lambda: 1, options={"env": {"PYTHONHOME": "/nowhere"}})
         (record,) = machine.records()
         assert (await machine.run(lambda: 1)).value == 1
@@ -302,11 +299,11 @@ async def test_an_interpreter_that_does_not_start_says_so(short_place: Path) -> 
     assert record["cpu_s"] is None
 
 
-async def test_an_interpreter_that_has_gone_is_named(short_place: Path) -> None:
+async def test_an_interpreter_that_has_gone_is_named(place: Path) -> None:
     """A Python that was removed under the agent runs forks; a spawned task says what is missing."""
-    venv.create(short_place / "env", symlinks=True)
-    python = short_place / "env" / "bin" / "python"
-    async with direct.here(short_place, python_path=str(python)) as machine:
+    venv.create(place / "env", symlinks=True)
+    python = place / "env" / "bin" / "python"
+    async with direct.here(place, python_path=str(python)) as machine:
         assert (await machine.run(lambda: 1)).value == 1
         shutil.rmtree(python.parent)
         assert (await machine.run(lambda: 2)).value == 2

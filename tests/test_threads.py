@@ -22,7 +22,7 @@ def set_to(value: object) -> dict[str, str]:
 
 
 async def test_numeric_libraries_are_told_how_many_threads(
-    short_place: Path, monkeypatch: pytest.MonkeyPatch
+    place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One for each CPU of the task; what the user has set, in env or on the machine, stays."""
     for name in THREADS:
@@ -34,20 +34,20 @@ async def test_numeric_libraries_are_told_how_many_threads(
 
         return {name: os.environ.get(name) for name in names}
 
-    async with direct.here(short_place / "plain") as machine:
+    async with direct.here(place / "plain") as machine:
         assert (await machine.run(told)).value == set_to(1)
         assert (await machine.run(told, options={"cpus_per_task": CORES})).value == set_to(CORES)
         assert (await machine.run(told, options={"max_parallel": 1})).value == set_to(CORES)
         own = {"cpus_per_task": CORES, "env": {"MKL_NUM_THREADS": "7"}}
         assert (await machine.run(told, options=own)).value == {**set_to(CORES), "MKL_NUM_THREADS": "7"}
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    async with direct.here(short_place / "set") as machine:
+    async with direct.here(place / "set") as machine:
         assert (await machine.run(told)).value == {**set_to(1), "OMP_NUM_THREADS": "5"}
         wide = await machine.run(told, options={"cpus_per_task": CORES, "isolation": "spawn"})
         assert wide.value == {**set_to(CORES), "OMP_NUM_THREADS": "5"}
 
 
-async def test_tasks_are_held_to_the_cpus_of_their_slots(short_place: Path) -> None:
+async def test_tasks_are_held_to_the_cpus_of_their_slots(place: Path) -> None:
     """With cpu_affinity tasks at the same time have different CPUs; without it all of them."""
 
     def cpus() -> list[int]:
@@ -57,7 +57,7 @@ async def test_tasks_are_held_to_the_cpus_of_their_slots(short_place: Path) -> N
         time.sleep(0.2)
         return sorted(os.sched_getaffinity(0))
 
-    async with direct.here(short_place) as machine:
+    async with direct.here(place) as machine:
         pinned = {"cpu_affinity": True}
         ran = await asyncio.gather(*(machine.run(cpus, options=pinned) for _ in range(CORES)))
         assert sorted(one.value for one in ran) == [[cpu] for cpu in sorted(os.sched_getaffinity(0))]
@@ -123,12 +123,12 @@ def threads_of(agent: int) -> int:
     ("count", "products"), [(8, 20), pytest.param(16, 400, marks=pytest.mark.soak)], ids=["short", "full"]
 )
 async def test_numpy_has_no_more_threads_than_cpus(
-    short_place: Path, count: int, products: int, monkeypatch: pytest.MonkeyPatch
+    place: Path, count: int, products: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Numpy tasks have, all together, a thread for each CPU and not one for each CPU in each task."""
     for name in THREADS:
         monkeypatch.delenv(name, raising=False)
-    async with direct.here(short_place) as machine:
+    async with direct.here(place) as machine:
         alone = await tasks_of_numpy(machine, 1, products)
         seen = await tasks_of_numpy(machine, count, products)
         ideal = count * alone.cpu / CORES

@@ -305,11 +305,11 @@ async def test_a_password_by_name(home: Path, monkeypatch: pytest.MonkeyPatch) -
         assert await enter({**section, "password_env": "SST_PASSWORD"}) == "in"
 
 
-async def test_a_password_by_name_against_a_real_sshd(home: Path, short_place: Path) -> None:
+async def test_a_password_by_name_against_a_real_sshd(home: Path, place: Path) -> None:
     """OpenSSH's server lets the password's owner in; a wrong one is told with its setting, and not shown."""
     file = home / "password"
     file.touch(mode=0o600)
-    with password_sshd(short_place / "account") as server:
+    with password_sshd(place / "account") as server:
         section = reaching(server, ssh_key_file=None, password_file=str(file))
         file.write_text(f"{SECRET}\n")
         assert await enter(section) == "in"

@@ -1,6 +1,6 @@
-"""Processes aside of the agent, for what may take long or needs another module: each with one socket.
+"""Processes of the agent's, each with one socket; and those aside, for what may take long or other modules.
 
-Owns their fork. Such a process is no task and none of a task's: it has nothing of the agent's open, leads a
+Owns their fork. A process aside is no task and none of a task's: it has nothing of the agent's open, leads a
 session of its own, and the agent's death does not end it, but the end of the socket should.
 """
 
@@ -14,7 +14,15 @@ from . import platforms
 
 
 def start(body: "Callable[[socket.socket], object]", keep: "Sequence[int]" = ()) -> "Optional[socket.socket]":
-    """Run `body` with one of two joined sockets, and with the descriptors `keep`, in a new process.
+    """Run `body` with one of two joined sockets, and with the descriptors `keep`, in a process aside.
+
+    Returns the other socket, as `fork` does.
+    """
+    return fork(lambda link: _be(body, link, keep))
+
+
+def fork(child: "Callable[[socket.socket], None]") -> "Optional[socket.socket]":
+    """Fork a process that goes on in `child`, which never returns, with one of two joined sockets.
 
     Returns the other one, which does not block; None if no fork is to be had.
     """
@@ -24,12 +32,13 @@ def start(body: "Callable[[socket.socket], object]", keep: "Sequence[int]" = ())
         return None
     try:
         pid = os.fork()
-    except OSError:  # EAGAIN, ENOMEM
+    except OSError:  # EAGAIN, ENOMEM: the machine is full
         ours.close()
         theirs.close()
         return None
     if pid == 0:
-        _be(body, theirs, keep)
+        ours.close()
+        child(theirs)
     theirs.close()
     ours.setblocking(False)
     return ours

@@ -1,6 +1,6 @@
 """The crew: supervisors forked ahead, so that a task finds its process waiting for it.
 
-Owns the fork and each supervisor's control socket while it has no task. A supervisor comes back after
+Owns when one is forked, and its control socket while it has no task. A supervisor comes back after
 each task, so a busy agent forks none. A control socket that the agent loses (it closes it, or dies) ends
 a supervisor that waits, or that has a task after the task.
 """
@@ -11,7 +11,7 @@ import os
 import socket
 from typing import Any, Dict, List, Optional
 
-from . import cgroup, supervisor
+from . import aside, cgroup, supervisor
 
 AHEAD = 3  # waiting supervisors that an idle agent keeps
 
@@ -66,23 +66,9 @@ class Crew:
         reap()
 
     def _fork(self) -> "Optional[socket.socket]":
+        """Return a new supervisor's control socket; None if no fork is to be had, and the task waits."""
         reap()  # what has ended counts against the user's limit on processes until then
-        try:
-            ours, theirs = socket.socketpair()
-        except OSError:  # EMFILE
-            return None
-        try:
-            pid = os.fork()
-        except OSError:  # EAGAIN, ENOMEM: the machine is full; the task waits
-            ours.close()
-            theirs.close()
-            return None
-        if pid == 0:
-            ours.close()
-            supervisor.stand_by(theirs, self._base, self._mask, self._groups)
-        theirs.close()
-        ours.setblocking(False)
-        return ours
+        return aside.fork(lambda control: supervisor.stand_by(control, self._base, self._mask, self._groups))
 
 
 def _deliver(control: socket.socket, order: "Dict[str, Any]", handles: "List[int]") -> bool:

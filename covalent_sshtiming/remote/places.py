@@ -220,8 +220,17 @@ def try_lock(path: str, must_exist: bool = False) -> "Optional[int]":
     Where it must exist, the disk may be read-only.
     """
     flags = (os.O_RDONLY if must_exist else os.O_RDWR | os.O_CREAT) | os.O_NOFOLLOW | os.O_NONBLOCK
-    handle = os.open(path, flags, 0o600)
+    return lock(os.open(path, flags, 0o600))
+
+
+def lock(handle: int, regular: bool = False) -> "Optional[int]":
+    """Lock an open file and return its descriptor, or None if another holds the lock.
+
+    Closes the descriptor where it does not return it. May refuse what is no regular file.
+    """
     try:
+        if regular and not stat.S_ISREG(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(handle)

@@ -5,7 +5,6 @@ whatever else somebody puts there does no harm. Holding means to hold `flock` on
 """
 
 import errno
-import fcntl
 import os
 import stat
 from typing import Dict, List, Optional, Sequence, Set, Tuple
@@ -88,7 +87,7 @@ class SharedRoom(Room):
     def _try(self, name: str) -> "Optional[int]":
         path = os.path.join(self._path, name)
         try:
-            return _lock(path)
+            return places.lock(_open(path), regular=True)
         except OSError as error:
             if error.errno in _LATER:
                 return None
@@ -104,22 +103,6 @@ def _check(path: str) -> None:
         raise OSError(errno.ENOTDIR, "not a directory")
     if mode & 0o022 and not mode & stat.S_ISVTX:
         raise OSError(errno.EPERM, "others may remove files there (chmod +t it)")
-
-
-def _lock(path: str) -> "Optional[int]":
-    """Return a descriptor that holds the lock; None if another does."""
-    handle = _open(path)
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file")
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        return None
-    except OSError:
-        os.close(handle)
-        raise
-    return handle
 
 
 def _open(path: str) -> int:

@@ -32,9 +32,9 @@ from covalent_sshtiming.host import bootstrap
 from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.remote import places, wire
 from support import direct
+from support.interpreters import OWN
 from support.there import alive
 
-PYTHON = f"{sys.version_info[0]}.{sys.version_info[1]}"
 WAIT_S = 15.0
 
 
@@ -212,7 +212,7 @@ def request(
     call = take_apart(function, args, {})
     told = {"dispatch_id": "d", "node_id": 0, "workdir": "", "unique": False, "env": {}}
     size, chunks = call.body({**told, "max_result_bytes": 1 << 30, **(spec or {})})
-    facts = {"key": key, "size": size, "dispatch_id": "d", "python": PYTHON, **head}
+    facts = {"key": key, "size": size, "dispatch_id": "d", "python": OWN, **head}
     return facts, b"".join(chunks())
 
 
@@ -232,7 +232,7 @@ class FarSide:
         self.target = Target(
             label="far",
             hostname="far",
-            python=PYTHON,
+            python=OWN,
             python_path=self.python,
             cache=str(self.directory / "cache"),
             spool=str(self.spool),

@@ -10,7 +10,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.host.task import Outcome, Request
 from covalent_sshtiming.remote import places
 from support import direct, farside, there
+from support.direct import P
+from support.interpreters import OWN
 from support.named import Server
 from support.proxy import Proxy
 from support.there import There
@@ -48,6 +50,25 @@ def through(proxy: Proxy, server: Server, place: Path) -> dict[str, Any]:
         "known_hosts_file": str(known),
         "retry_wait_time": 1,
     }
+
+
+@asynccontextmanager
+async def linked_at(
+    server: Server, place: Path, far: P, **options: Any
+) -> AsyncIterator[tuple[direct.Machine[P], Proxy]]:
+    """Reach a server as `direct.machine_at` does, through a link that can be broken."""
+    async with (
+        Proxy(server.host, server.port) as proxy,
+        direct.machine_at(server, place, far, **{**through(proxy, server, place), **options}) as machine,
+    ):
+        yield machine, proxy
+
+
+def linked(
+    server: SSHServer, place: Path, **options: Any
+) -> AbstractAsyncContextManager[tuple[direct.Machine, Proxy]]:
+    """Reach a server of ours as `direct.machine` does, through a link that can be broken."""
+    return linked_at(server, place, place, **options)
 
 
 async def until(condition: Callable[[], object], seconds: float = 15, what: str = "it") -> None:
@@ -76,7 +97,35 @@ def noting(path: There, seconds: float = 0.0) -> Callable[..., Any]:
     return note
 
 
-def runs(path: Path) -> list[int]:
+def one_behind_another(
+    far: farside.FarSide, line: farside.Line, place: Path, seconds: float = 1.0
+) -> tuple[str, str]:
+    """Have one task run, noted in the file `first`, and another wait, for `second`; return their keys."""
+    first, second = farside.new_key(), farside.new_key()
+    line.submit(first, noting(place / "first", seconds), max_parallel=1)
+    line.submit(second, noting(place / "second"), max_parallel=1)
+    far.started(first)
+    return first, second
+
+
+def holding(path: There, go: There) -> Callable[[], str]:
+    """Return a function that leaves a line in a file and waits for another file to appear."""
+    name, sign = str(path), str(go)
+
+    def hold() -> str:
+        import os
+        import time
+
+        with open(name, "a") as file:
+            file.write(f"{os.getpid()}\n")
+        while not os.path.exists(sign):
+            time.sleep(0.01)
+        return "held"
+
+    return hold
+
+
+def runs(path: There) -> list[int]:
     """Return the ids of the processes in which a noting function has run."""
     return [int(line) for line in path.read_text().split()] if path.exists() else []
 
@@ -91,7 +140,7 @@ def target_of(machine: direct.Machine, **more: Any) -> Target:
         Target(
             label="far",
             hostname=found["hostname"],
-            python=farside.PYTHON,
+            python=OWN,
             port=found["port"],
             username=found["username"],
             key_file=found["ssh_key_file"],

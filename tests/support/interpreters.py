@@ -1,4 +1,4 @@
-"""The other Pythons of this machine, by minor version."""
+"""Our own Python's minor version, and the other Pythons of this machine."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 # Read once: tests change HOME.
 _PYENV_ROOTS = [

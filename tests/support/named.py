@@ -14,7 +14,6 @@ import getpass
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,9 +23,8 @@ from typing import Protocol
 import asyncssh
 
 from covalent_sshtiming import forms
+from support.interpreters import OWN
 from support.there import FarPath, Shell, There
-
-OWN = f"{sys.version_info[0]}.{sys.version_info[1]}"
 
 # The order in which asyncssh and ssh prefer them.
 _KINDS = ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521", "ssh-rsa")

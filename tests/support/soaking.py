@@ -22,9 +22,7 @@ import psutil
 
 from covalent_sshtiming.demo.sshserver import SSHServer
 from support import direct, faults
-from support.direct import TaskCancelledError
-from support.proxy import Proxy
-from support.storms import PATIENCE_S
+from support.storms import ended
 
 
 @dataclass(frozen=True)
@@ -85,12 +83,7 @@ async def soak(
     place.mkdir(exist_ok=True)
     ends: Counter[str] = Counter()
     broken = 0
-    async with (
-        Proxy(server.host, server.port) as proxy,
-        direct.machine(
-            server, place, max_parallel=4, **{**faults.through(proxy, server, place), "idle_timeout": 60}
-        ) as machine,
-    ):
+    async with faults.linked(server, place, max_parallel=4, idle_timeout=60) as (machine, proxy):
         warm = max(32, tasks // 10)
         for _ in range(0, warm, at_once):
             await asyncio.gather(*(machine.run(_echo(), number) for number in range(at_once)))
@@ -166,15 +159,8 @@ async def _soaked(machine: direct.Machine, number: int, stop: bool, chance: floa
     if stop:
         await asyncio.sleep(0.01 + 0.3 * chance)
         await machine.executor().cancel(names, None)
-    try:
-        ran = await asyncio.wait_for(running, PATIENCE_S)
-    except asyncio.TimeoutError:
-        return "hung"
-    if isinstance(ran.error, TaskCancelledError):
-        return "cancelled" if stop else "cancelled by nobody"
-    if ran.error is not None:
-        return f"{type(ran.error).__name__}: {ran.error}"
-    return "completed" if ran.value == number else "wrong result"
+    end = await ended(running, number)
+    return "cancelled by nobody" if end == "cancelled" and not stop else end
 
 
 # ---- the event loop's lag

@@ -115,10 +115,7 @@ async def cancels(server: SSHServer, place: Path, count: int, seed: int) -> Canc
     dice = random.Random(seed)
     found = Cancels()
     place.mkdir(exist_ok=True)
-    async with (
-        Proxy(server.host, server.port) as proxy,
-        direct.machine(server, place, max_parallel=6, **faults.through(proxy, server, place)) as machine,
-    ):
+    async with faults.linked(server, place, max_parallel=6) as (machine, proxy):
         await machine.run(faults.noting(place / "warm"))
         proxy.up.bandwidth = 20e6  # so that uploads take their time
         for start in range(0, count, 20):
@@ -168,6 +165,11 @@ async def _cancelled(machine: direct.Machine, place: Path, number: int, chance: 
     )
     await asyncio.sleep(1.5 * chance * chance)
     await machine.executor().cancel(names, None)
+    return await ended(running, size)
+
+
+async def ended(running: asyncio.Future[direct.Ran], value: Any) -> str:
+    """Say how a task ended whose result would be this value."""
     try:
         ran = await asyncio.wait_for(running, PATIENCE_S)
     except asyncio.TimeoutError:
@@ -176,4 +178,4 @@ async def _cancelled(machine: direct.Machine, place: Path, number: int, chance: 
         return "cancelled"
     if ran.error is not None:
         return f"{type(ran.error).__name__}: {ran.error}"
-    return "completed" if ran.value == size else "wrong result"
+    return "completed" if ran.value == value else "wrong result"

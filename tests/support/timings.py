@@ -10,6 +10,7 @@ import random
 import re
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from covalent_sshtiming.timing.record import TimingRecord
 ENDS = {"completed": 955, "failed": 25, "cancelled": 8, "killed": 6, "timeout": 4, "lost": 2}  # of a thousand
 START = datetime(2026, 11, 20, 8, 0, tzinfo=timezone.utc)
 TASKS = 2000
+ONE = "74b88fbe"  # how the id of a task among them begins
 _PER_DISPATCH = 80
 
 
@@ -190,6 +192,22 @@ def write(path: Path, made: list[TimingRecord]) -> Path:
     """Write records to a file, and return its path."""
     path.write_text("".join(f"{record.to_json()}\n" for record in made), encoding="ascii")
     return path
+
+
+def home(directory: Path) -> Path:
+    """Make a directory a HOME whose log, in the default place, has all of them."""
+    place = directory / ".local" / "share" / "covalent-sshtiming"
+    place.mkdir(parents=True)
+    write(place / "timing.log.jsonl", records())
+    return directory
+
+
+def long_names(directory: Path) -> Path:
+    """Write a log whose functions have long names and wide ones, and return its path."""
+    names = ("größte_lücke", "数学函数", "f🎉", "a" * 200, "ok")
+    one = next(one for one in records() if one.status == "completed")
+    made = [replace(one, record_id=f"{n:08x}", function=name, cpu_s=0.25) for n, name in enumerate(names)]
+    return write(directory / "long.jsonl", made)
 
 
 def write_many(path: Path, count: int, made: list[TimingRecord]) -> Path:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import toml
+
 
 class Ran(NamedTuple):
     """What a command has said, and how it has ended."""
@@ -24,6 +26,13 @@ def environment(home: Path, **more: str) -> dict[str, str]:
     return {**kept, **mark, "HOME": str(home), "PYTHONUTF8": "1", **more}
 
 
+def configure(home: Path, configuration: dict[str, Any]) -> None:
+    """Write the covalent.conf of a user whose HOME this is."""
+    conf = home / ".config" / "covalent" / "covalent.conf"
+    conf.parent.mkdir(parents=True, exist_ok=True)
+    conf.write_text(toml.dumps(configuration))
+
+
 def run_verb(*arguments: str, home: Path, cwd: Path | None = None, **more: Any) -> Ran:
     """Run `covalent-sshtiming` with these arguments; further keywords are environment variables."""
     command = [sys.executable, "-m", "covalent_sshtiming", *arguments]
@@ -38,3 +47,10 @@ def run_verb(*arguments: str, home: Path, cwd: Path | None = None, **more: Any) 
         timeout=60,
     )
     return Ran(ran.stdout, ran.stderr, ran.returncode)
+
+
+def told(*arguments: str, home: Path) -> str:
+    """Run a verb that has to succeed and to say nothing on stderr; return its stdout."""
+    ran = run_verb(*arguments, home=home)
+    assert (ran.err, ran.code) == ("", 0)
+    return ran.out
