@@ -93,8 +93,8 @@ def test_what_does_nothing_is_not_offered_in_covalent_conf() -> None:
     assert OPTIONS.keys() - offered == nothing
 
 
-def test_the_table_for_the_readme_has_a_row_for_every_option() -> None:
-    """The README's table names each option once, in four columns, with default and unit."""
+def test_the_table_of_settings_has_a_row_for_every_option() -> None:
+    """The documents' table names each option once, in four columns, with default and unit."""
     lines = options.markdown_table().splitlines()
     assert len(lines) == len(OPTIONS) + 2
     assert {line.count("|") for line in lines} == {5}
@@ -306,11 +306,11 @@ def test_an_unknown_option_suggests_the_nearest(name: str, nearest: str) -> None
     )
 
 
-def test_an_option_like_no_other_points_to_the_readme() -> None:
+def test_an_option_like_no_other_points_to_the_table() -> None:
     """Where nothing is near, the sentence says where the options are listed."""
     assert refusal({}, {"qqq": 1}) == (
         "qqq ([executors.sshtiming] in covalent.conf) is not an option: "
-        "remove it; the README has a table of the settings."
+        "remove it; docs/settings.md of this package's source has a table of the settings."
     )
 
 
@@ -537,8 +537,8 @@ def test_the_local_executor_knows_nothing_of_ssh() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve({"hostname": "m"}, {}, LOCAL)
     assert str(caught.value) == (
-        "hostname (argument of TimingExecutor) is not an option: remove it; the README has a table of "
-        "the settings."
+        "hostname (argument of TimingExecutor) is not an option: remove it; docs/settings.md of this "
+        "package's source has a table of the settings."
     )
     with pytest.raises(ConfigError, match=r"^port \(\[executors.localtiming\] in covalent.conf\) is not"):
         resolve({}, {"port": 22}, LOCAL)
