@@ -33,9 +33,10 @@ _FORMS = ("csv", "parquet", "trace")
 def export(*, files: tuple[str, ...], output: str, form: str | None, chosen: Selection) -> None:
     """Write tasks as CSV, as Parquet or as a Chrome trace, which ui.perfetto.dev opens.
 
-    Every field of the record is a column, whatever the log has of it. A trace leaves out tasks without phases,
-    such as those that never came to their machine. Parquet needs pyarrow:
+    Every field of the record is a column, whatever the log has of it. Parquet needs pyarrow:
     python -m pip install 'covalent-sshtiming[parquet]'.
+
+    A trace leaves out tasks without phases, such as those that never came to their machine.
     """
     from covalent_sshtiming.timing.export import SUFFIXES, WRITERS
 
