@@ -25,7 +25,7 @@ class TimingExecutor(TimingBase):
 
     Args:
         timing_filepath: the log; a relative path is relative to the caller's directory.
-        **options: any setting of the README's table that is not marked as SSH's; None, "" and 0 mean
+        **options: any setting that docs/settings.md lists for this executor; None, "" and 0 mean
             "not set", and are looked up in the server's covalent.conf when the task runs.
 
     Raises:

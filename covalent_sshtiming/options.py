@@ -1,8 +1,8 @@
 """The table of options: each with its kind, default, unit, bounds and one line of documentation.
 
 The fields of `Settings` are the table's rows, and the executors' parameters, the defaults in covalent.conf,
-the README's table and every check are read off them. Where a default is None, `~/.ssh/config` (which only
-the SSH library reads) or the machine decides.
+the table in docs/settings.md and every check are read off them. Where a default is None, `~/.ssh/config`
+(which only the SSH library reads) or the machine decides.
 """
 
 from __future__ import annotations
@@ -278,12 +278,12 @@ def plugin_defaults(plugin: Plugin = SSH) -> dict[str, Any]:
 
 
 def markdown_local() -> str:
-    """Return the README's list of what the local executor has of it."""
+    """Return the list in docs/settings.md of what the local executor has of it."""
     return "\n".join(textwrap.wrap(", ".join(f"`{name}`" for name in LOCAL.options), 100)) + "\n"
 
 
 def markdown_table() -> str:
-    """Return the README's table of all options."""
+    """Return the table in docs/settings.md of all options."""
     lines = ["| setting | default | unit | what it does |", "|---|---|---|---|"]
     for option in OPTIONS.values():
         default = f"`{json.dumps(option.default)}`" if option.is_set(option.default) else ""

@@ -71,7 +71,8 @@ def check_names(names: Iterable[str], where: str, plugin: Plugin = SSH) -> None:
         if name not in plugin.options or (name == "hosts" and where not in (ARGUMENT, SECTION)):
             known = [row for row in SETTINGS if row in plugin.options] + ["hosts"] * (where == SECTION)
             near = difflib.get_close_matches(name.lower(), known, n=1)
-            fix = f"did you mean {near[0]}?" if near else "remove it; the README has a table of the settings."
+            table = "docs/settings.md of this package's source has a table of the settings."
+            fix = f"did you mean {near[0]}?" if near else f"remove it; {table}"
             raise ConfigError(f"{name} ({where}) is not an option: {fix}")
 
 

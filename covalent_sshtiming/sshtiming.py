@@ -24,8 +24,8 @@ class TimingSSHExecutor(TimingBase):
     Args:
         hostname: name, address or ssh config alias of the machine; else that of covalent.conf.
         timing_filepath: the local log; a relative path is relative to the caller's directory.
-        **options: any setting of the README's table; None, "" and 0 mean "not set", and are looked
-            up in the server's covalent.conf when the task runs.
+        **options: any setting of the table in docs/settings.md; None, "" and 0 mean "not set", and are
+            looked up in the server's covalent.conf when the task runs.
 
     Raises:
         ConfigError: an option that does not exist, with the nearest that does.

@@ -150,7 +150,7 @@ def test_a_jump_host_is_on_the_way(box: Near, gate: SSHServer) -> None:
 
 
 def test_the_readme_shows_what_is_printed(box: Near) -> None:
-    """The README's check of a machine without the Python that is asked for is as printed."""
+    """The page's check of a machine without the Python that is asked for is as printed."""
     words = readme.typed("covalent-sshtiming check gpubox")
     ran = box.check(*words[3:])
     assert (ran.err, ran.code) == ("", 1)

@@ -202,7 +202,8 @@ async def test_a_host_key_that_is_unknown(any_sshd: Server, place: Path, far_pla
             machine,
             errors.HostKeyUnknown,
             "no known_hosts file has its host key SHA256:",
-            f"`ssh{port_flag(any_sshd)} -o UserKnownHostsFile={place / 'known_hosts'} {any_sshd.host}`",
+            f"`ssh{port_flag(any_sshd)} -l {any_sshd.username} "
+            f"-o UserKnownHostsFile={place / 'known_hosts'} {any_sshd.host}`",
         )
 
 

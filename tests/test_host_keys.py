@@ -24,7 +24,8 @@ async def test_an_unknown_key_is_refused(home: Path, any_sshd: Server) -> None:
     """Strict is the default; the sentence has the fingerprint, the command and the other policy."""
     text = await refusal(reaching(any_sshd, known_hosts_file=known_file(home)), errors.HostKeyUnknown)
     assert f"no known_hosts file has its host key {shown_by(any_sshd)}" in text
-    assert f"run `ssh{port_flag(any_sshd)} -o UserKnownHostsFile={home}/known {any_sshd.host}` once" in text
+    login = f"{port_flag(any_sshd)} -l {any_sshd.username}"
+    assert f"run `ssh{login} -o UserKnownHostsFile={home}/known {any_sshd.host}` once" in text
     assert 'host_key_policy to "accept-new"' in text
     assert not (home / "known").exists()
 

@@ -65,7 +65,7 @@ async def test_running_and_queued_are_listed(gpubox: Machine, far_place: There) 
 
 
 async def test_the_readme_shows_what_is_printed(gpubox: Machine, place: Path) -> None:
-    """The README's list of a finished, a running and a queued task, and a fetched result, are as printed."""
+    """The page's list of a finished, a running and a queued task, and a fetched result, are as printed."""
     dispatch = "0535b436-9e68-4c96-967c-0aebea09b1ac"
 
     async def leave(name: str, seconds: float, node: int) -> None:

@@ -73,8 +73,8 @@ def test_what_does_nothing_is_not_offered_in_covalent_conf() -> None:
     assert OPTIONS.keys() - offered == nothing
 
 
-def test_the_table_for_the_readme_has_a_row_for_every_option() -> None:
-    """The README's table names each option once, in four columns, with default and unit."""
+def test_the_table_of_settings_has_a_row_for_every_option() -> None:
+    """The documents' table names each option once, in four columns, with default and unit."""
     lines = options.markdown_table().splitlines()
     assert len(lines) == len(OPTIONS) + 2
     assert {line.count("|") for line in lines} == {5}
@@ -120,8 +120,8 @@ def test_the_local_executor_knows_nothing_of_ssh() -> None:
     with pytest.raises(ConfigError) as caught:
         resolve({"hostname": "m"}, {}, LOCAL)
     assert str(caught.value) == (
-        "hostname (argument of TimingExecutor) is not an option: remove it; the README has a table of "
-        "the settings."
+        "hostname (argument of TimingExecutor) is not an option: remove it; docs/settings.md of this "
+        "package's source has a table of the settings."
     )
     with pytest.raises(ConfigError, match=r"^port \(\[executors.localtiming\] in covalent.conf\) is not"):
         resolve({}, {"port": 22}, LOCAL)

@@ -1,10 +1,12 @@
-"""What is installed: the wheel's files, its metadata, and what importing costs."""
+"""What is installed or handed out: the wheel's files, its metadata, and what importing costs."""
 
 from __future__ import annotations
 
 import email
+import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -15,16 +17,20 @@ from covalent_sshtiming.cli import main
 ROOT = Path(__file__).parents[1]
 
 
+def built(kind: str, out: Path) -> Path:
+    """Return what `python -m build` makes, of a kind."""
+    # Without isolation the build needs no registry; hatchling is in the dev extra.
+    command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir", str(out), str(ROOT)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    (path,) = out.iterdir()
+    return path
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    """Return the wheel that `python -m build` makes."""
-    out = tmp_path_factory.mktemp("wheel")
-    # Without isolation the build needs no registry; hatchling is in the dev extra.
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)]
-    built = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert built.returncode == 0, built.stdout + built.stderr
-    (path,) = out.glob("*.whl")
-    return zipfile.ZipFile(path)
+    """Return the wheel."""
+    return zipfile.ZipFile(built("wheel", tmp_path_factory.mktemp("wheel")))
 
 
 def loaded_after(code: str) -> set[str]:
@@ -51,6 +57,15 @@ def test_the_far_side_is_packed_as_it_is(wheel: zipfile.ZipFile) -> None:
     """What would travel from an installed package equals the repository's files byte by byte."""
     for path in (ROOT / "covalent_sshtiming" / "remote").glob("*.py"):
         assert wheel.read(str(path.relative_to(ROOT))) == path.read_bytes()
+
+
+def test_the_source_has_all_that_the_readme_leads_to(tmp_path: Path) -> None:
+    """The source distribution has each file that the README, which the metadata shows, has a link to."""
+    with tarfile.open(built("sdist", tmp_path)) as source:
+        names = {name.partition("/")[2] for name in source.getnames()}
+    links = re.findall(r"\]\((?!https:)([^)#\s]+)", (ROOT / "README.md").read_text(encoding="utf-8"))
+    assert "docs/settings.md" in links
+    assert set(links) - names == set()
 
 
 def test_the_metadata_names_plugin_command_and_bounds(wheel: zipfile.ZipFile) -> None:

@@ -1,4 +1,7 @@
-"""The documents say what is so: the README's code runs, its tables are the code's, links lead somewhere."""
+"""The documents say what is so: their code runs, their tables are the code's, links lead somewhere.
+
+"The README" means the pages below docs/ too: what is tested of it may stand on any of them.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import pytest
 import toml
 from support.clients import dispatch_script
 from support.named import Server
+from support.readme import ALL, PAGES, ROOT
 
 from covalent_sshtiming import errors, options, settings
 from covalent_sshtiming.demo.dispatcher import Dispatcher
@@ -18,16 +22,15 @@ from covalent_sshtiming.remote import wire
 from covalent_sshtiming.timing.record import TimingRecord
 from covalent_sshtiming.timing.timings import read_log
 
-ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "covalent_sshtiming"
-README = (ROOT / "README.md").read_text(encoding="utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
 DOCUMENTS = (
-    "README.md",
+    *PAGES,
     "ARCHITECTURE.md",
     "CHANGELOG.md",
     "CONTRIBUTING.md",
     "SECURITY.md",
+    "benchmarks/README.md",
     "docker/README.md",
 )
 
@@ -43,7 +46,7 @@ print(json.dumps({"status": str(result.status), "result": result.result, "dispat
 
 def blocks(language: str) -> list[str]:
     """Return the README's code blocks in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", ALL, re.MULTILINE | re.DOTALL)
 
 
 def section(document: str, heading: str) -> str:
@@ -55,7 +58,7 @@ def section(document: str, heading: str) -> str:
 
 def marked(name: str) -> str:
     """Return what stands between a pair of the README's markers."""
-    match = re.search(rf"<!-- {name}\b[^>]*-->\n(.*?)<!-- /{name} -->", README, re.DOTALL)
+    match = re.search(rf"<!-- {name}\b[^>]*-->\n(.*?)<!-- /{name} -->", ALL, re.DOTALL)
     assert match, name
     return match[1]
 
@@ -130,7 +133,9 @@ def test_the_example_runs_as_it_stands(any_sshd: Server, dispatcher: Dispatcher,
 
 def test_the_phases_are_those_of_the_record() -> None:
     """The README explains each phase that a record has, in the record's order."""
-    explained = re.findall(r"^\| `(\w+)` \|", section(README, "What is measured"), re.MULTILINE)
+    explained = re.findall(
+        r"^\| `(\w+)` \|", section(PAGES["docs/measured.md"], "What is measured"), re.MULTILINE
+    )
     walls = [
         match[1] for name in TimingRecord().to_dict() if (match := re.fullmatch(r"phase_(\w+)_wall_s", name))
     ]
@@ -145,7 +150,7 @@ def test_the_settings_table_is_the_generated_one() -> None:
 
 def test_what_covalent_ssh_plugin_has_is_known_here() -> None:
     """Each option in the table for people who come from there is one that is accepted or refused here."""
-    table = section(README, "Coming from covalent-ssh-plugin")
+    table = section(PAGES["docs/settings.md"], "Coming from covalent-ssh-plugin")
     cells = [row.split("|")[1] for row in table.splitlines() if row.startswith("| `")]
     names = {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
     assert {"poll_freq", "conda_env", "run_local_on_ssh_fail"} <= names <= set(options.OPTIONS)
@@ -160,8 +165,29 @@ def test_troubleshooting_has_every_error() -> None:
         for name, value in inspect.getmembers(errors, inspect.isclass)
         if issubclass(value, errors.SSHTimingError)
     }
-    named = re.findall(r"^\| `(\w+)` \|", section(README, "Troubleshooting"), re.MULTILINE)
+    named = re.findall(
+        r"^\| `(\w+)` \|", section(PAGES["docs/troubleshooting.md"], "Troubleshooting"), re.MULTILINE
+    )
     assert sorted(named) == sorted(classes - GROUPS)
+
+
+def test_the_common_errors_are_as_among_all() -> None:
+    """What the README says of the commonest errors is what their own page says of them."""
+    page = PAGES["docs/troubleshooting.md"].replace("](", "](docs/").splitlines()
+    rows = re.findall(r"^\| `.*", section(PAGES["README.md"], "Troubleshooting"), re.MULTILINE)
+    assert rows
+    assert [row for row in rows if row not in page] == []
+
+
+def test_the_readme_has_every_page() -> None:
+    """The README's list of pages has each one, by its title, and each opens with what it has."""
+    listed = dict(
+        re.findall(r"^\| \[(.*?)\]\((docs/.*?)\)", section(PAGES["README.md"], "More pages"), re.MULTILINE)
+    )
+    titles = {
+        re.findall(r"\A# (.*)\n\nThis page has ", text)[0]: name for name, text in list(PAGES.items())[1:]
+    }
+    assert listed == titles
 
 
 def test_the_wire_table_has_every_frame() -> None:
@@ -178,10 +204,20 @@ def test_the_module_table_has_every_module() -> None:
     assert named == {name for name in modules if not name.endswith("/__init__.py")}
 
 
+def anchors(document: str) -> set[str]:
+    """Return how a document's headings are linked to."""
+    headings = re.findall(r"^#+ (.*)$", document, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_relative_link_leads_somewhere(name: str) -> None:
-    """A link within the repository names a file that is there."""
+    """A link within the repository names a file that is there, and a heading that it has."""
     text = (ROOT / name).read_text(encoding="utf-8")
-    targets = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
     place = (ROOT / name).parent
-    assert [target for target in targets if target and not (place / target).exists()] == []
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        target, _, anchor = link.partition("#")
+        if "://" not in link:
+            file = place / target if target else ROOT / name
+            assert file.exists(), link
+            assert not anchor or anchor in anchors(file.read_text(encoding="utf-8")), link

@@ -1,4 +1,4 @@
-"""What the README shows of the verbs is what they print, of the seeded log; every verb is in it."""
+"""What the README and its pages show of the verbs is what they print, of the seeded log."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from pathlib import Path
 import click
 import pytest
 from support import timings
+from support.readme import ALL, PAGES, ROOT
 from support.verbs import environment
 
 from covalent_sshtiming.cli import main
 
-PATH = Path(__file__).parents[1] / "README.md"
-README = PATH.read_text(encoding="utf-8")
 MARKED = re.compile(r"(<!-- verbs\b[^>]*-->\n)(.*?)(<!-- /verbs -->)", re.DOTALL)
 WIDTH = "108"
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
     """Return a HOME with the seeded log in its default place, and a directory `work` to be in."""
-    home = tmp_path_factory.mktemp("home")
+    home = tmp_path / "home"
     place = home / ".local" / "share" / "covalent-sshtiming"
     place.mkdir(parents=True)
     (home / "work").mkdir()
@@ -33,7 +32,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def printed(command: str, home: Path) -> str:
-    """Run a line of the README's in a shell; return what a terminal would have shown."""
+    """Run a line of a page's in a shell; return what a terminal would have shown."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     ran = subprocess.run(
         ["sh", "-c", command],
@@ -49,9 +48,10 @@ def printed(command: str, home: Path) -> str:
     return re.sub(r"\.\d{8}T\d{6}Z", ".20261121T090000Z", "\n".join(lines))
 
 
-def test_the_readme_shows_what_the_verbs_print(home: Path) -> None:
-    """Each `$` line of the section, run on the seeded log, prints what stands below it."""
-    marked = MARKED.search(README)
+@pytest.mark.parametrize("name", ["README.md", "docs/reading.md"])
+def test_the_readme_shows_what_the_verbs_print(name: str, home: Path) -> None:
+    """Each `$` line of a page's section, run on the seeded log, prints what stands below it."""
+    marked = MARKED.search(PAGES[name])
     assert marked
 
     def again(block: re.Match[str]) -> str:
@@ -61,7 +61,7 @@ def test_the_readme_shows_what_the_verbs_print(home: Path) -> None:
 
     now = re.sub(r"```console\n(.*?)```", again, marked[2], flags=re.DOTALL)
     if os.environ.get("SSHTIMING_GOLDEN") == "1":
-        PATH.write_text(README.replace(marked[2], now), encoding="utf-8")
+        (ROOT / name).write_text(PAGES[name].replace(marked[2], now), encoding="utf-8")
         return
     assert marked[2] == now
 
@@ -69,9 +69,9 @@ def test_the_readme_shows_what_the_verbs_print(home: Path) -> None:
 @pytest.mark.parametrize("name", sorted(main.commands))
 def test_every_verb_is_documented(name: str) -> None:
     """Each verb is in the README's table and in a line to type, and its help explains it with an example."""
-    table = re.findall(r"^\| (`.*?) \|", README, re.MULTILINE)
+    table = re.findall(r"^\| (`.*?) \|", ALL, re.MULTILINE)
     assert any(re.search(rf"`{name}\b", cell) for cell in table)
-    assert re.search(rf"covalent-sshtiming {name}\b", README)
+    assert re.search(rf"covalent-sshtiming {name}\b", ALL)
     command = main.commands[name]
     text = command.get_help(click.Context(command, info_name=f"covalent-sshtiming {name}"))
     assert len((command.help or "").split()) > 8
@@ -84,14 +84,14 @@ def test_the_help_of_all_says_each_verb_in_a_line() -> None:
     """`--help` has the verbs in the order of the README's table, each with a whole sentence."""
     lines = main.get_help(click.Context(main, info_name="covalent-sshtiming", terminal_width=80)).splitlines()
     listed = [line.split(maxsplit=1) for line in lines[lines.index("Commands:") + 1 :]]
-    table = README.partition("| verb | what it shows |")[2].partition("\n\n")[0]
+    table = ALL.partition("| verb | what it shows |")[2].partition("\n\n")[0]
     assert [name for name, _ in listed] == re.findall(r"`(\w+)(?: [A-Z ]+)?`", table)
     assert all(sentence.endswith(".") and not sentence.endswith("...") for _, sentence in listed)
 
 
 def test_the_python_of_the_section_runs(tmp_path: Path) -> None:
     """The README's lines for Python read the seeded log."""
-    (source,) = [text for text in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "read_log" in text]
+    (source,) = [text for text in re.findall(r"```python\n(.*?)```", ALL, re.DOTALL) if "read_log" in text]
     place = tmp_path / ".local" / "share" / "covalent-sshtiming"
     place.mkdir(parents=True)
     timings.write(place / "timing.log.jsonl", timings.records())

@@ -187,11 +187,11 @@ def test_an_unknown_option_suggests_the_nearest(name: str, nearest: str) -> None
     )
 
 
-def test_an_option_like_no_other_points_to_the_readme() -> None:
+def test_an_option_like_no_other_points_to_the_table() -> None:
     """Where nothing is near, the sentence says where the options are listed."""
     assert refusal({}, {"qqq": 1}) == (
         "qqq ([executors.sshtiming] in covalent.conf) is not an option: "
-        "remove it; the README has a table of the settings."
+        "remove it; docs/settings.md of this package's source has a table of the settings."
     )
 
 

@@ -166,8 +166,9 @@ class Judge:
     def _ssh(self) -> str:
         """Return the ssh command that records a key where we look for it."""
         port = f" -p {self._target.port}" if self._target.port not in (None, 22) else ""
+        user = f" -l {self._target.username}" if self._target.username else ""
         jump = f" -J {self._target.proxy_jump}" if self._target.proxy_jump else ""
-        return f"ssh{port}{jump}{self._file_flag(' -o UserKnownHostsFile=')} {self._target.hostname}"
+        return f"ssh{port}{user}{jump}{self._file_flag(' -o UserKnownHostsFile=')} {self._target.hostname}"
 
     def _file_flag(self, flag: str) -> str:
         file = self._target.known_hosts_file

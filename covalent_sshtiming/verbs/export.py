@@ -35,6 +35,8 @@ def export(*, files: tuple[str, ...], output: str, form: str | None, chosen: Sel
 
     Every field of the record is a column, whatever the log has of it. Parquet needs pyarrow:
     python -m pip install 'covalent-sshtiming[parquet]'.
+
+    A trace leaves out tasks without phases, such as those that never came to their machine.
     """
     from covalent_sshtiming.timing.export import SUFFIXES, WRITERS
 

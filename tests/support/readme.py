@@ -1,11 +1,17 @@
-"""What the README shows of verbs that go to a machine, made comparable with what they print in a test."""
+"""The README and the pages below docs/; what they show of verbs that go to a machine, made comparable."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+# By name, in a fixed order: the README has the first example of each kind.
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+ALL = "\n".join(PAGES.values())
 _DIFFERS = (
     (r"\b[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}\b|\b[0-9a-f]{8}(?:[0-9a-f]{24})?\b", "HEX"),
     (r"\d[\d.]*(?:e-\d+)? ?(?:µs|ms|s|min|h|d)\b", "TIME"),
@@ -15,15 +21,15 @@ _DIFFERS = (
 
 
 def shown(command: str) -> str:
-    """Return what the README shows below a `$` line that begins so."""
-    match = re.search(rf"^\$ {re.escape(command)}.*\n((?:(?!\$ |```).*\n)*)", README, re.MULTILINE)
+    """Return what a page shows below a `$` line that begins so."""
+    match = re.search(rf"^\$ {re.escape(command)}.*\n((?:(?!\$ |```).*\n)*)", ALL, re.MULTILINE)
     assert match, command
     return match[1]
 
 
 def typed(command: str) -> list[str]:
-    """Return the words of the README's `$` line that begins so."""
-    match = re.search(rf"^\$ ({re.escape(command)}.*)$", README, re.MULTILINE)
+    """Return the words of a page's `$` line that begins so."""
+    match = re.search(rf"^\$ ({re.escape(command)}.*)$", ALL, re.MULTILINE)
     assert match, command
     return match[1].split()
 
