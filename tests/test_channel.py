@@ -1,11 +1,18 @@
-"""The channel's window: as much as the link holds, so that nothing waits behind what lies about."""
+"""The channel: its window, as much as the link holds, and what a write to a link that breaks does."""
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop  # the Covalent server's
+from support.faults import known_through
 from support.login import authorize
+from support.proxy import Proxy
 
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.host.channel import open_channel, window_for
@@ -65,3 +72,40 @@ async def test_the_round_trip_is_the_connections_own(sshd: SSHServer, tmp_path: 
                 assert streams._channel.get_recv_window() == window
             finally:
                 await streams.close()
+
+
+class Ear(Deaf):
+    """A receiver that notes the end."""
+
+    def __init__(self) -> None:
+        self.ends: list[int | None] = []
+
+    def lost(self, status: int | None) -> None:
+        """Note it."""
+        self.ends.append(status)
+
+
+@pytest.mark.parametrize("loop", [asyncio.SelectorEventLoop, uvloop.Loop])
+def test_a_write_to_a_link_that_breaks_raises_no_more_than_oserror(
+    loop: Any, sshd: SSHServer, tmp_path: Path
+) -> None:
+    """It raises that or nothing on either loop, also in the turn between the socket's end and the news."""
+
+    async def write_until_lost() -> None:
+        async with Proxy(sshd.host, sshd.port) as proxy:
+            known = known_through(proxy, sshd, tmp_path)
+            target = replace(way(sshd, known), port=proxy.port)
+            ear = Ear()
+            streams = await open_channel(await dial(target), "exec sleep 60", ear)
+            proxy.reset()
+            while not ear.ends:
+                with suppress(OSError):
+                    streams.write(b"x")
+                await asyncio.sleep(0)
+            await streams.close(politely=False)
+
+    turning = loop()
+    try:
+        turning.run_until_complete(write_until_lost())
+    finally:
+        turning.close()
