@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
+import resource
 from pathlib import Path
 
 import pytest
 from support.farside import FarSide, new_key, until
 
-from covalent_sshtiming.remote import aside, crew, places
+from covalent_sshtiming.remote import aside, crew, places, wire
 
 
 def test_what_is_let_go_is_closed_here_and_soon_everywhere(tmp_path: Path) -> None:
@@ -53,6 +55,39 @@ def test_an_acknowledged_task_leaves_nothing(far: FarSide, size: int) -> None:
         until(lambda: not far.task(key).exists(), "an empty spool")
         until(lambda: _children(far) == 3, "three waiting supervisors")
         assert len(os.listdir(f"/proc/{far.agent()}/fd")) == before
+
+
+def test_an_agent_short_of_descriptors_forgets_large_files_all_the_same(far: FarSide) -> None:
+    """It removes them although it cannot hold all of them, and keeps none of those that it could."""
+    key = new_key()
+    with far.line() as line:
+        line.submit(key, lambda: None)
+        line.outcome(key)
+        for name in "abcd":
+            (far.task(key) / name).touch()
+            os.truncate(far.task(key) / name, places.LARGE)
+        agent = far.agent()
+        before = _descriptors(agent)
+        free = (number for number in itertools.count() if number not in before)
+        limits = resource.prlimit(agent, resource.RLIMIT_NOFILE)
+        for _ in range(3):  # one to read the directory, two to hold files
+            limit = next(free) + 1
+        resource.prlimit(agent, resource.RLIMIT_NOFILE, (limit, limits[1]))
+        line.send(wire.ACK, 0, {"key": key})
+        until(lambda: not far.task(key).exists(), "an empty spool")
+        resource.prlimit(agent, resource.RLIMIT_NOFILE, limits)
+        line.expect(wire.ACK)
+        assert _descriptors(agent) == before
+
+
+def test_a_directory_that_is_gone_holds_nothing(tmp_path: Path) -> None:
+    """Another agent may have removed it a moment ago, which is no failure."""
+    assert places.hold_large(str(tmp_path / "gone")) == []
+
+
+def _descriptors(pid: int) -> set[int]:
+    """Return the numbers of a process's open descriptors."""
+    return {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
 
 
 def _children(far: FarSide) -> int:
