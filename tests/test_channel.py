@@ -1,8 +1,9 @@
-"""The channel: its window, as much as the link holds, and what a write to a link that breaks does."""
+"""The channel: its window, as much as the link holds; and what a write does where the other end has gone."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from support.proxy import Proxy
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.host.channel import open_channel, window_for
 from covalent_sshtiming.host.dial import dial
+from covalent_sshtiming.host.process import open_process
+from covalent_sshtiming.host.streams import Streams
 from covalent_sshtiming.host.target import Target
 
 MIB = 1 << 20
@@ -85,27 +88,49 @@ class Ear(Deaf):
         self.ends.append(status)
 
 
-@pytest.mark.parametrize("loop", [asyncio.SelectorEventLoop, uvloop.Loop])
+def turn(loop: asyncio.AbstractEventLoop, act: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on a loop, to the loop's end."""
+    try:
+        loop.run_until_complete(act)
+    finally:
+        loop.close()
+
+
+async def write_until_lost(streams: Streams, ear: Ear) -> None:
+    """Write in every turn of the loop until the end is told."""
+    while not ear.ends:
+        with suppress(OSError):
+            streams.write(b"x")
+        await asyncio.sleep(0)
+    await streams.close(politely=False)
+
+
+on_either_loop = pytest.mark.parametrize("loop", [asyncio.SelectorEventLoop, uvloop.Loop])
+
+
+@on_either_loop
 def test_a_write_to_a_link_that_breaks_raises_no_more_than_oserror(
     loop: Any, sshd: SSHServer, tmp_path: Path
 ) -> None:
-    """It raises that or nothing on either loop, also in the turn between the socket's end and the news."""
+    """It raises that or nothing, also in the turn between the socket's end and the news."""
 
-    async def write_until_lost() -> None:
+    async def act() -> None:
         async with Proxy(sshd.host, sshd.port) as proxy:
-            known = known_through(proxy, sshd, tmp_path)
-            target = replace(way(sshd, known), port=proxy.port)
+            target = replace(way(sshd, known_through(proxy, sshd, tmp_path)), port=proxy.port)
             ear = Ear()
             streams = await open_channel(await dial(target), "exec sleep 60", ear)
             proxy.reset()
-            while not ear.ends:
-                with suppress(OSError):
-                    streams.write(b"x")
-                await asyncio.sleep(0)
-            await streams.close(politely=False)
+            await write_until_lost(streams, ear)
 
-    turning = loop()
-    try:
-        turning.run_until_complete(write_until_lost())
-    finally:
-        turning.close()
+    turn(loop(), act())
+
+
+@on_either_loop
+def test_a_write_to_a_process_that_ends_raises_no_more_than_oserror(loop: Any) -> None:
+    """It raises that or nothing, also between the pipe's end and the news."""
+
+    async def act() -> None:
+        ear = Ear()
+        await write_until_lost(await open_process(["sleep", "0.2"], ear), ear)
+
+    turn(loop(), act())
