@@ -115,8 +115,8 @@ def _tcp_socket(connection: asyncssh.SSHClientConnection) -> Any:
 def _as_one(sock: Any) -> Iterator[None]:
     """Have what is written meanwhile leave together, where the kernel has such an option.
 
-    asyncssh puts an empty packet before each of its own, and the loop writes each at once: two system calls
-    for each of our frames, and sshd is woken twice for it.
+    asyncssh puts an empty packet before each of its own, and the loop writes each at once, which would wake
+    sshd twice for each of our frames.
     """
     if sock is None or not hasattr(socket, "TCP_CORK"):
         yield
