@@ -42,10 +42,28 @@ def advisories(database: Path, name: str) -> list[dict[str, Any]]:
 
 
 def hits(advisory: dict[str, Any], version: Version) -> bool:
-    """Say whether `advisory` is about `version`, by the versions into which its ranges are written out."""
+    """Say whether `advisory` is about `version`: lists it, or has a range that it is in.
+
+    It lists what there was on its day; where nothing mends it, all that came after is in its range.
+    """
     return any(
-        version == Version(one) for package in advisory["affected"] for one in package.get("versions", [])
+        version in map(Version, package.get("versions", []))
+        or any(
+            _within(one["events"], version) for one in package.get("ranges", []) if one["type"] == "ECOSYSTEM"
+        )
+        for package in advisory["affected"]
     )
+
+
+def _within(events: list[dict[str, str]], version: Version) -> bool:
+    """Say whether the last event up to `version` is one that lets it in."""
+    past = [
+        (Version(at), kind)
+        for event in events
+        for kind, at in event.items()
+        if Version(at) < version or (Version(at) == version and kind != "last_affected")
+    ]
+    return bool(past) and max(past)[1] == "introduced"
 
 
 def newest(database: Path) -> str:

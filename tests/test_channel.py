@@ -1,15 +1,25 @@
-"""The channel's window: as much as the link holds, so that nothing waits behind what lies about."""
+"""The channel: its window, as much as the link holds; and what a write does where the other end has gone."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop  # the Covalent server's
+from support.faults import known_through
 from support.login import authorize
+from support.proxy import Proxy
 
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
 from covalent_sshtiming.host.channel import open_channel, window_for
 from covalent_sshtiming.host.dial import dial
+from covalent_sshtiming.host.process import open_process
+from covalent_sshtiming.host.streams import Streams
 from covalent_sshtiming.host.target import Target
 
 MIB = 1 << 20
@@ -65,3 +75,62 @@ async def test_the_round_trip_is_the_connections_own(sshd: SSHServer, tmp_path: 
                 assert streams._channel.get_recv_window() == window
             finally:
                 await streams.close()
+
+
+class Ear(Deaf):
+    """A receiver that notes the end."""
+
+    def __init__(self) -> None:
+        self.ends: list[int | None] = []
+
+    def lost(self, status: int | None) -> None:
+        """Note it."""
+        self.ends.append(status)
+
+
+def turn(loop: asyncio.AbstractEventLoop, act: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine on a loop, to the loop's end."""
+    try:
+        loop.run_until_complete(act)
+    finally:
+        loop.close()
+
+
+async def write_until_lost(streams: Streams, ear: Ear) -> None:
+    """Write in every turn of the loop until the end is told."""
+    while not ear.ends:
+        with suppress(OSError):
+            streams.write(b"x")
+        await asyncio.sleep(0)
+    await streams.close(politely=False)
+
+
+on_either_loop = pytest.mark.parametrize("loop", [asyncio.SelectorEventLoop, uvloop.Loop])
+
+
+@on_either_loop
+def test_a_write_to_a_link_that_breaks_raises_no_more_than_oserror(
+    loop: Any, sshd: SSHServer, tmp_path: Path
+) -> None:
+    """It raises that or nothing, also in the turn between the socket's end and the news."""
+
+    async def act() -> None:
+        async with Proxy(sshd.host, sshd.port) as proxy:
+            target = replace(way(sshd, known_through(proxy, sshd, tmp_path)), port=proxy.port)
+            ear = Ear()
+            streams = await open_channel(await dial(target), "exec sleep 60", ear)
+            proxy.reset()
+            await write_until_lost(streams, ear)
+
+    turn(loop(), act())
+
+
+@on_either_loop
+def test_a_write_to_a_process_that_ends_raises_no_more_than_oserror(loop: Any) -> None:
+    """It raises that or nothing, also between the pipe's end and the news."""
+
+    async def act() -> None:
+        ear = Ear()
+        await write_until_lost(await open_process(["sleep", "0.2"], ear), ear)
+
+    turn(loop(), act())

@@ -55,15 +55,34 @@ def test_the_audit_asks_about_every_oldest_version() -> None:
     assert [one.split("==") for one in asked] == [[name, *versions] for name, versions in bounds.items()]
 
 
-@pytest.mark.parametrize(("affected", "word", "code"), [("2.23.1", "PYSEC-1", 1), ("2.23.0", "none", 0)])
+@pytest.mark.parametrize(
+    ("affected", "word", "code"),
+    [
+        ("versions: [2.23.1]", "PYSEC-1", 1),
+        ("versions: [2.23.0]", "none", 0),
+        ("ranges: [{type: ECOSYSTEM, events: [introduced: '0']}]", "PYSEC-1", 1),
+        ("ranges: [{type: ECOSYSTEM, events: [introduced: '0', fixed: 2.23.1]}]", "none", 0),
+        (
+            "ranges: [{type: ECOSYSTEM, events: [introduced: '0', fixed: '2.9', introduced: '2.10']}]",
+            "PYSEC-1",
+            1,
+        ),
+        ("ranges: [{type: ECOSYSTEM, events: [introduced: '0', last_affected: 2.23.1]}]", "PYSEC-1", 1),
+        ("ranges: [{type: ECOSYSTEM, events: [introduced: '0', last_affected: 2.23.0]}]", "none", 0),
+        ("ranges: [{type: GIT, events: [introduced: '0', fixed: c161e26c]}]", "none", 0),
+    ],
+)
 def test_a_clone_of_advisories_tells_the_versions_that_one_is_about(
     tmp_path: Path, affected: str, word: str, code: int
 ) -> None:
-    """`make audit ADVISORIES=` fails by an advisory on the oldest version, and not by one on an older."""
+    """`make audit ADVISORIES=` fails by an advisory on the oldest version, and not by one on an older.
+
+    One that nobody has mended yet is about versions that are newer than itself, which it cannot list.
+    """
     place = tmp_path / "vulns" / "asyncssh"
     place.mkdir(parents=True)
     (place / "PYSEC-1.yaml").write_text(
-        f"id: PYSEC-1\nmodified: 2026-06-06T00:00:00Z\naffected:\n- versions:\n  - {affected}\n"
+        f"id: PYSEC-1\nmodified: 2026-06-06T00:00:00Z\naffected:\n- {affected}\n"
     )
     got = subprocess.run(
         [sys.executable, "-m", "tests.advisories", tmp_path],

@@ -20,6 +20,7 @@ PACKET = 128 * 1024
 DISCONNECT_SECONDS = 5.0
 _RTT_AT = 148  # where Linux's tcp_info has tcpi_min_rtt, four bytes of microseconds
 CARRIER = "carrier"  # a connection's extra info: the jump host's connection, or the ProxyCommand, below it
+_NO_SOCKET = (OSError, ValueError)  # of one that is no TCP, or closed under us: the latter is uvloop's
 
 
 class _Session(asyncssh.SSHClientSession[bytes]):
@@ -114,8 +115,8 @@ def _tcp_socket(connection: asyncssh.SSHClientConnection) -> Any:
 def _as_one(sock: Any) -> Iterator[None]:
     """Have what is written meanwhile leave together, where the kernel has such an option.
 
-    asyncssh puts an empty packet before each of its own, and the loop writes each at once: two system calls
-    for each of our frames, and sshd is woken twice for it.
+    asyncssh puts an empty packet before each of its own, and the loop writes each at once, which would wake
+    sshd twice for each of our frames.
     """
     if sock is None or not hasattr(socket, "TCP_CORK"):
         yield
@@ -128,7 +129,7 @@ def _as_one(sock: Any) -> Iterator[None]:
 
 
 def _cork(sock: Any, on: int) -> None:
-    with suppress(OSError):  # no TCP, or closed under us
+    with suppress(*_NO_SOCKET):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
 
 
@@ -150,7 +151,7 @@ def _round_trip(connection: asyncssh.SSHClientConnection) -> float | None:
         return None
     try:
         told = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RTT_AT + 4)
-    except OSError:  # no TCP
+    except _NO_SOCKET:
         return None
     return int.from_bytes(told[_RTT_AT:], sys.byteorder) / 1e6 if len(told) == _RTT_AT + 4 else None
 
@@ -159,5 +160,5 @@ def _acknowledge_at_once(connection: asyncssh.SSHClientConnection) -> None:
     """Have the kernel acknowledge what comes next without delay, where it has such an option."""
     sock = connection.get_extra_info("socket")
     if sock is not None and hasattr(socket, "TCP_QUICKACK"):
-        with suppress(OSError):  # a jump host's channel, a pipe of a ProxyCommand
+        with suppress(*_NO_SOCKET):  # a jump host's channel, a pipe of a ProxyCommand
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)

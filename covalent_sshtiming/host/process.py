@@ -58,7 +58,7 @@ class ProcessStreams:
     def write(self, data: bytes) -> None:
         """Queue bytes for its stdin."""
         stdin = self._stdin()
-        if stdin is not None:
+        if stdin is not None and not stdin.is_closing():  # closed under us: uvloop's raises RuntimeError
             stdin.write(data)
 
     def _stdin(self) -> asyncio.WriteTransport | None:

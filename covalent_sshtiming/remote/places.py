@@ -254,11 +254,15 @@ def is_locked(path: str) -> bool:
 
 
 def hold_large(path: str) -> "List[int]":
-    """Return descriptors of the files in a task directory whose removal would take long."""
+    """Return descriptors of the files in a task directory whose removal would take long, as far as it can."""
     held: "List[int]" = []
-    for entry in os.scandir(path):
-        if entry.stat(follow_symlinks=False).st_size >= LARGE:
-            held.append(open_file(entry.path))
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.stat(follow_symlinks=False).st_size >= LARGE:
+                    held.append(open_file(entry.path))
+    except OSError:  # gone meanwhile, or no descriptor left: the removal says what is wrong
+        pass
     return held
 
 
