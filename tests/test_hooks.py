@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -219,6 +220,19 @@ async def test_a_single_bash_command(machine: Machine, far_place: There) -> None
     ran = await machine.run(identity, before=deps(DepsBash(f"touch {far_place}/touched")))
     assert ran.error is None
     assert (far_place / "touched").exists()
+
+
+async def test_a_bash_command_after_the_cache_was_cleared(sshd: SSHServer, place: Path) -> None:
+    """Who has cleared our cache under a warm agent may still use DepsBash there."""
+    from covalent import DepsBash
+
+    cache = place / "cache"
+    async with direct.machine(sshd, place, remote_cache=str(cache)) as machine:
+        assert (await machine.run(identity)).error is None
+        shutil.rmtree(cache)
+        ran = await machine.run(identity, before=deps(DepsBash(f"touch {place}/touched")))
+    assert ran.error is None
+    assert (place / "touched").exists()
 
 
 async def test_a_bash_command_that_fails(machine: Machine, far_place: There) -> None:

@@ -7,7 +7,7 @@ import os
 import traceback
 from typing import Any, Dict, Optional
 
-from . import hooks, limits, places
+from . import deps, limits, places
 
 TRACEBACK_CHARS = 16000
 TEXT_CHARS = 4000
@@ -19,7 +19,7 @@ class CannotSpawn(Exception):
 
 def describe(error: BaseException, phase: str) -> "Dict[str, Any]":
     """Describe what ended a task, in plain text and a class the near end knows."""
-    if isinstance(error, (hooks.PipUnusable, CannotSpawn)):
+    if isinstance(error, (deps.PipUnusable, CannotSpawn)):
         return cause("RemoteEnvError", str(error), None)
     if isinstance(error, ModuleNotFoundError) and error.name:
         found = cause("RemoteEnvError", text_of(error), error)
@@ -29,7 +29,7 @@ def describe(error: BaseException, phase: str) -> "Dict[str, Any]":
         return dict(cause("TransferError", str(error), None), files=True)
     if phase == "start":
         return cause("TransferError", text_of(error), error)
-    if isinstance(error, hooks.HookFailed):
+    if isinstance(error, deps.HookFailed):
         return dict(cause("TaskFailed", str(error), None), hook=True)
     return cause("TaskFailed", text_of(error) + limits.remark(error), error)
 

@@ -1,24 +1,31 @@
 """DepsPip and DepsBash: what Covalent's two hooks ask for, done with the interpreter that runs the task.
 
-Owns how a package is installed, a shell line is run, and how either says that it failed. Loaded only where a
-task has such a hook, because what it takes would make every task's fork larger.
+Owns how a package is installed, a shell line is run, and how either says that it failed. What it needs for
+that is loaded where it is used, because it would make every task's fork larger; this module itself is not,
+because the archive may be gone from the disk by then.
 """
 
 import fcntl
 import hashlib
 import os
-import subprocess
 import sys
-import tempfile
 from typing import Any, List
-
-from .hooks import HookFailed, PipUnusable
 
 TAIL_CHARS = 2000
 
 
+class HookFailed(Exception):
+    """A pip or bash hook did not succeed; the text says what and why."""
+
+
+class PipUnusable(HookFailed):
+    """This interpreter cannot install anything; the text says how to change that."""
+
+
 def bash(commands: "List[str]") -> None:
     """Run shell commands one after the other; the first that fails ends the task."""
+    import subprocess
+
     for command in commands:
         done = subprocess.run(  # noqa: S602 - a shell line of the user's own is the purpose
             command, stdin=subprocess.DEVNULL, shell=True, capture_output=True, check=False
@@ -35,6 +42,8 @@ def pip(spool: str, pkgs: "Any" = (), requirements_content: str = "") -> None:
     words = pkgs.split() if isinstance(pkgs, str) else " ".join(pkgs).split()
     listing = ""
     if requirements_content:
+        import tempfile
+
         handle, listing = tempfile.mkstemp(prefix="requirements-", suffix=".txt")
         with os.fdopen(handle, "w") as file:
             file.write(requirements_content)
@@ -47,6 +56,8 @@ def pip(spool: str, pkgs: "Any" = (), requirements_content: str = "") -> None:
 
 
 def _install(words: "List[str]", spool: str) -> None:
+    import subprocess
+
     name = "pip-%s.lock" % hashlib.sha256(sys.prefix.encode()).hexdigest()[:16]
     handle = os.open(os.path.join(spool, name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:

@@ -7,28 +7,18 @@ collected as Covalent's wrapper does.
 
 from typing import Any, Callable, Dict, List
 
+from . import deps
+
 FILES_KEY = "files"  # Covalent hands values under this keyword over as a list, even a single one
-
-
-class HookFailed(Exception):
-    """A pip or bash hook did not succeed; the text says what and why."""
-
-
-class PipUnusable(HookFailed):
-    """This interpreter cannot install anything; the text says how to change that."""
 
 
 def run(hook: "Dict[str, Any]", load: "Callable[[int], Any]", spool: str) -> Any:
     """Run one hook and return its value; `load(i)` unpickles its i-th part."""
     arguments, keywords = load(1), load(2)
-    if hook["kind"] in ("pip", "bash"):
-        from . import deps
-
-        return (
-            deps.pip(spool, *arguments, **keywords)
-            if hook["kind"] == "pip"
-            else deps.bash(*arguments, **keywords)
-        )
+    if hook["kind"] == "pip":
+        return deps.pip(spool, *arguments, **keywords)
+    if hook["kind"] == "bash":
+        return deps.bash(*arguments, **keywords)
     return load(0)(*arguments, **keywords)
 
 
