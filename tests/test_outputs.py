@@ -63,11 +63,11 @@ async def test_names_keep_the_tasks_of_a_fan_out_apart(
         any_sshd, place, far_place, log_stdout="{dispatch_id}-{node_id}.txt"
     ) as machine:
         ran = await asyncio.gather(
-            *(machine.run(lambda n: print("task", n), n, dispatch_id="d", node_id=n) for n in (1, 2))
+            *(machine.run(lambda n: print("task", n), n, dispatch_id="fan-out", node_id=n) for n in (1, 2))
         )
-    assert [(one.stdout, one.stderr) for one in ran] == [("task 1\n", ""), ("task 2\n", "")]
-    results = machine.log.parent / "d"
-    assert [content(results / f"d-{n}.txt") for n in (1, 2)] == ["task 1\n", "task 2\n"]
+    assert [(one.error, one.stdout) for one in ran] == [(None, "task 1\n"), (None, "task 2\n")]
+    results = machine.log.parent / "fan-out"
+    assert [content(results / f"fan-out-{n}.txt") for n in (1, 2)] == ["task 1\n", "task 2\n"]
 
 
 async def test_a_broken_link_doubles_and_loses_nothing(

@@ -13,7 +13,7 @@ import json
 import os
 import stat
 import sys
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 SOCKET_PATH_MAX = 100  # bytes; sun_path is 104 on macOS, 108 on Linux
 KEEP_SECONDS = 7 * 24 * 3600  # undelivered outcomes stay this long
@@ -59,13 +59,10 @@ def spool_base(explicit: str = "") -> str:
     raise failure
 
 
-def _roots() -> "Iterator[str]":
-    """Yield where a spool may be; what knows the second place is loaded only where the first will not do."""
-    yield "/var/tmp"
-    import tempfile
-
-    yield tempfile.gettempdir()
-    yield "/tmp"
+def _roots() -> "List[str]":
+    """Return where a spool may be: node-local, and the longest-lived first."""
+    named = [os.environ[name] for name in ("TMPDIR", "TEMP", "TMP") if os.environ.get(name)]
+    return ["/var/tmp", *map(os.path.abspath, named), "/tmp"]
 
 
 def private_directory(path: str) -> str:
