@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Coroutine
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +17,7 @@ from support.login import authorize
 from support.proxy import Proxy
 
 from covalent_sshtiming.demo.sshserver import SSHServer, ssh_server
-from covalent_sshtiming.host.channel import open_channel, window_for
+from covalent_sshtiming.host.channel import RECEIVE, open_channel, window_for
 from covalent_sshtiming.host.dial import dial
 from covalent_sshtiming.host.process import open_process
 from covalent_sshtiming.host.streams import Streams
@@ -64,15 +65,23 @@ def way(server: SSHServer, known: Path, hop: SSHServer | None = None) -> Target:
 
 
 async def test_the_round_trip_is_the_connections_own(sshd: SSHServer, tmp_path: Path) -> None:
-    """The loopback is near; how far a machine behind a jump host is, the kernel cannot know."""
+    """The loopback is near; how far a machine behind a jump host is, the kernel cannot know.
+
+    Of a near one no more piles up here than one read takes.
+    """
     known = tmp_path / "known_hosts"
     with ssh_server(tmp_path / "hop", kind="openssh") as hop:
         authorize(hop, sshd)
         known.write_text(sshd.known_hosts_file.read_text() + hop.known_hosts_file.read_text())
         for target, window in ((way(sshd, known), MIB), (way(sshd, known, hop), 4 * MIB)):
-            streams = await open_channel(await dial(target), "exec sleep 60", Deaf())
+            connection = await dial(target)
+            sock = connection.get_extra_info("socket")
+            left = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+            streams = await open_channel(connection, "exec sleep 60", Deaf())
             try:
                 assert streams._channel.get_recv_window() == window
+                kept = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+                assert kept == (2 * RECEIVE if target.proxy_jump is None else left)
             finally:
                 await streams.close()
 

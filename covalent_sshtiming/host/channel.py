@@ -17,6 +17,8 @@ from covalent_sshtiming.host.streams import Receiver
 WINDOW_LEAST, WINDOW_MOST, WINDOW_UNKNOWN = 1 << 20, 8 << 20, 4 << 20
 PACE = 1 << 30  # bytes a second that the window leaves room for
 PACKET = 128 * 1024
+NEAR = 0.001  # seconds of a round trip
+RECEIVE = 128 * 1024  # bytes that the kernel keeps for us of a near machine; Linux doubles that, for its own
 DISCONNECT_SECONDS = 5.0
 _RTT_AT = 148  # where Linux's tcp_info has tcpi_min_rtt, four bytes of microseconds
 CARRIER = "carrier"  # a connection's extra info: the jump host's connection, or the ProxyCommand, below it
@@ -85,6 +87,8 @@ async def open_channel(
     connection: asyncssh.SSHClientConnection, command: str, receiver: Receiver
 ) -> SSHStreams:
     """Start `command` over a connection; bytes both ways, no terminal."""
+    round_trip = _round_trip(connection)
+    _take_little_at_once(connection, round_trip)
     opening = asyncio.ensure_future(
         connection.create_session(
             lambda: _Session(receiver),
@@ -92,7 +96,7 @@ async def open_channel(
             env={},  # what the ssh config would set or send is not for us
             send_env=[],
             encoding=None,
-            window=window_for(_round_trip(connection)),
+            window=window_for(round_trip),
             max_pktsize=PACKET,
         )
     )
@@ -142,6 +146,19 @@ def window_for(round_trip: float | None) -> int:
     if round_trip is None:
         return WINDOW_UNKNOWN
     return min(WINDOW_MOST, max(WINDOW_LEAST, int(round_trip * PACE)))
+
+
+def _take_little_at_once(connection: asyncssh.SSHClientConnection, round_trip: float | None) -> None:
+    """Keep the kernel from piling up what a near machine sends.
+
+    uvloop goes on reading, up to 8 MB in one turn of the loop, for as long as a read fills its 256,000 bytes:
+    nobody else had a turn for 20 to 100 ms. So much a millisecond is more than we can take anyway; a far
+    machine's bytes come slowly, and need the room.
+    """
+    sock = _tcp_socket(connection)
+    if sock is not None and round_trip is not None and round_trip <= NEAR:
+        with suppress(*_NO_SOCKET):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE)
 
 
 def _round_trip(connection: asyncssh.SSHClientConnection) -> float | None:
