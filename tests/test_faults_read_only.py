@@ -80,7 +80,7 @@ async def test_a_task_that_cannot_be_removed_costs_no_connection(
     running = asyncio.ensure_future(machine.run(holding(place / "ran", go)))
     await until(lambda: runs(place / "ran"))
     (directory,) = machine.spool.glob("tasks/*")
-    with read_only(directory / "stdout"):  # a file that is a mount cannot be removed
+    with read_only(directory / "lock"):  # a file that is a mount cannot be removed
         go.touch()
         assert (await asyncio.wait_for(running, 20)).value == "held"
         await asyncio.sleep(0.2)

@@ -164,7 +164,7 @@ async def test_every_file_of_a_task_is_the_users_alone(sshd: SSHServer, place: P
     async with direct.machine(sshd, place, do_cleanup=False) as machine:
         with umask(0):
             running = asyncio.ensure_future(machine.run(work))
-            await faults.until(here.exists)
+            await faults.until(lambda: here.exists() and any(machine.spool.glob("tasks/*/stdout")))
             during = {path: path.lstat() for path in machine.spool.rglob("*")}
             go.touch()
             ran = await running
@@ -181,6 +181,19 @@ async def test_every_file_of_a_task_is_the_users_alone(sshd: SSHServer, place: P
     assert len(tasks) == 1
     assert places.is_key(tasks[0])
     assert {"started", "lock", "stdout"} <= {path.name for path in during}
+
+
+async def test_what_prints_nothing_has_no_file_for_it(sshd: SSHServer, place: Path) -> None:
+    """A silent task leaves what it was and what became of it, and one that prints to one stream its file."""
+    async with direct.machine(sshd, place, do_cleanup=False) as machine:
+        await machine.run(lambda: None)
+        (silent,) = machine.spool.glob("tasks/*")
+        ran = await machine.run(lambda: print("trouble", file=sys.stderr))
+        (loud,) = set(machine.spool.glob("tasks/*")) - {silent}
+    assert ran.stderr == "trouble\n"
+    kept = {"lock", "started", "result", "outcome"}
+    assert {path.name for path in silent.iterdir()} == kept
+    assert {path.name for path in loud.iterdir()} == {*kept, "stderr"}
 
 
 async def test_what_stands_in_place_of_a_file_stops_nobody(sshd: SSHServer, place: Path) -> None:

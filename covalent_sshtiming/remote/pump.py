@@ -23,13 +23,18 @@ class Pump:
     def __init__(self, source: int) -> None:
         self.source = source
         self.total = 0
+        self._path = ""
         self._file = -1
         self._full = False
         os.set_blocking(source, False)
 
     def open(self, path: str) -> None:
-        """Begin to write to a new file at `path`."""
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        """Have what comes written to a new file at `path`.
+
+        It is made when something comes: most tasks print nothing, and the more files ext4 has seen removed in
+        the last minutes, the longer it takes to make one.
+        """
+        self._path = path
 
     def move(self) -> bool:
         """Move what is there, at most one piece; False once nothing more is to be had now."""
@@ -59,6 +64,8 @@ class Pump:
         if self._full:
             return
         try:
+            if self._file < 0:
+                self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
             if os.pwrite(self._file, data, offset) == len(data):
                 return
         except OSError:
@@ -68,6 +75,8 @@ class Pump:
     def _give_way(self) -> None:
         """Store no more on a full disk, and give some back: a result is worth more than output."""
         self._full = True
+        if self._file < 0:
+            return
         try:
             # Never more than the head: a ring that was not filled holds other bytes than its readers expect.
             os.ftruncate(self._file, min(HEAD, max(0, os.fstat(self._file).st_size - GIVE_BACK)))
