@@ -127,11 +127,13 @@ def killing(far: FarSide, dice: random.Random) -> Iterator[list[int]]:
         while not over.wait(0.3):
             begun = far.spool.glob("tasks/*/started")
             running = [path for path in begun if places.is_locked(str(path.parent / "lock"))]
-            if running:
-                known = places.read_json(str(dice.choice(running))) or {}
+            # What is being written, or has just been removed, is nobody to kill.
+            pids = [known["pid"] for path in running if (known := places.read_json(str(path)))]
+            if pids:
+                pid = dice.choice(pids)
                 with suppress(ProcessLookupError):
-                    os.kill(known["pid"], signal.SIGKILL)
-                    killed.append(known["pid"])
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
 
     thread = threading.Thread(target=kill)
     thread.start()
