@@ -27,6 +27,12 @@ def requirements() -> dict[str, Requirement]:
     return {one.name: one for one in map(Requirement, texts)}
 
 
+def audited(database: Path) -> subprocess.CompletedProcess[str]:
+    """Ask a clone of advisories, as `make audit ADVISORIES=` does."""
+    command = [sys.executable, "-m", "tests.advisories", database]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def test_every_requirement_has_its_row() -> None:
     """The page's table names each requirement with the very bounds of pyproject.toml, and no other."""
     shown = {one.name: one for cell, _ in ROWS for one in map(Requirement, re.findall(r"`(.*?)`", cell))}
@@ -84,13 +90,7 @@ def test_a_clone_of_advisories_tells_the_versions_that_one_is_about(
     (place / "PYSEC-1.yaml").write_text(
         f"id: PYSEC-1\nmodified: 2026-06-06T00:00:00Z\naffected:\n- {affected}\n"
     )
-    got = subprocess.run(
-        [sys.executable, "-m", "tests.advisories", tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    got = audited(tmp_path)
     assert f"asyncssh==2.23.1: {word} of 1 advisories" in got.stdout
     assert "newest advisory there is of 2026-06-06." in got.stdout
     assert got.returncode == code
@@ -98,13 +98,7 @@ def test_a_clone_of_advisories_tells_the_versions_that_one_is_about(
 
 def test_a_place_without_advisories_is_no_clean_bill(tmp_path: Path) -> None:
     """`make audit ADVISORIES=` fails on a folder that has none, and says what belongs there."""
-    got = subprocess.run(
-        [sys.executable, "-m", "tests.advisories", tmp_path],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    got = audited(tmp_path)
     assert (got.returncode, "clone the Python Packaging" in got.stdout) == (1, True)
 
 

@@ -24,13 +24,17 @@ from covalent_sshtiming.host.target import Target
 
 FRAME = 1500  # bytes, about what a trivial task's request has
 
-_ECHO = f"""
+_TAKE = """
 import os
 def take(size):
     data = b""
     while len(data) < size:
         data += os.read(0, size - len(data)) or os._exit(0)
     return data
+"""
+
+_ECHO = f"""
+{_TAKE}
 while True:
     frame = take({FRAME})
     pid = os.fork()
@@ -41,14 +45,10 @@ while True:
 """
 
 _CALL = f"""
-import gc, os, pickle
+{_TAKE}
+import gc, pickle
 import cloudpickle
 gc.freeze()
-def take(size):
-    data = b""
-    while len(data) < size:
-        data += os.read(0, size - len(data)) or os._exit(0)
-    return data
 while True:
     frame = take({FRAME})
     source, sink = os.pipe()

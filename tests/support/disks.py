@@ -18,7 +18,7 @@ def mounted(disk: Path, size: str) -> Iterator[Path]:
     try:
         ran = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        pytest.skip("there is no mount command here")
+        pytest.skip("there is no mount command here")  # macOS has no tmpfs, and Linux mounts need it
     if ran.returncode != 0:
         # A disk that is full has to be one's own.
         pytest.skip(f"this user may not mount a tmpfs: {ran.stderr.strip()}")
