@@ -29,7 +29,7 @@ def requirements() -> dict[str, Requirement]:
 
 def audited(database: Path) -> subprocess.CompletedProcess[str]:
     """Ask a clone of advisories, as `make audit ADVISORIES=` does."""
-    command = [sys.executable, "-m", "tests.advisories", database]
+    command = [sys.executable, "-m", "tests.advisories", str(database)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
