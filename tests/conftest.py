@@ -23,6 +23,7 @@ import psutil
 import pytest
 from support import direct, faults, jobs, leftovers
 from support.disks import mounted
+from support.environments import make_environment
 from support.farside import FarSide
 from support.gpus import GPUs
 from support.interpreters import OWN
@@ -299,3 +300,15 @@ def may_run(python: str) -> bool:
     except OSError:
         return False
     return ran.stdout.decode().strip() == OWN
+
+
+@pytest.fixture(scope="module")
+def with_pip(far_directory: Callable[[], There]) -> str:
+    """Return the Python of an environment there that has pip and nothing else."""
+    return make_environment(far_directory() / "with-pip", pip=True)
+
+
+@pytest.fixture(scope="module")
+def without_pip(far_directory: Callable[[], There]) -> str:
+    """Return the Python of an environment there that has nothing at all."""
+    return make_environment(far_directory() / "without-pip", pip=False)
