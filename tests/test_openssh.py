@@ -110,7 +110,7 @@ async def test_the_systems_ssh_uses_an_open_master(
             await asyncio.sleep(0.01)
         assert await enter(section) == "in"
     finally:
-        master.terminate()
+        master.kill()  # TERM lets it wait for whoever still uses it
         master.wait(10)
 
 
