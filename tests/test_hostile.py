@@ -149,9 +149,10 @@ def cause(ran: direct.Ran) -> BaseException | None:
     return ran.error and (ran.error.__cause__ if isinstance(ran.error, direct.TaskEnded) else ran.error)
 
 
-def check(misbehaviour: str, ran: direct.Ran, record: dict[str, Any]) -> None:
+def check(misbehaviour: str, ran: direct.Ran, record: dict[str, Any], within: str = "1.5 s") -> None:
     """Hold an end against the table, and its texts against what may reach a terminal."""
     kind, text = ENDS[misbehaviour]
+    text = text.replace("1.5 s", within)
     error = cause(ran)
     assert type(error) is kind, repr(error)
     assert text in str(error)
@@ -262,6 +263,10 @@ async def test_a_list_without_end_is_refused(
                     await asyncio.wait_for(host.jobs(job_of), BOUND_S)
 
 
+# On two cores, with forty others beside it, each gets its turn late.
+PATIENT = {"connect_timeout": 6, "reconnect_timeout": 6}
+
+
 async def test_all_of_them_at_once_harm_no_other_machine(
     hostile: SSHServer, sshd: SSHServer, place: Path, canary: Path
 ) -> None:
@@ -271,7 +276,7 @@ async def test_all_of_them_at_once_harm_no_other_machine(
         warm = good.host
         begun = time.monotonic()
         with nothing_unpickled():
-            suffering = asyncio.gather(*(suffer(good, hostile, name, connect_timeout=6) for name in ENDS))
+            suffering = asyncio.gather(*(suffer(good, hostile, name, **PATIENT) for name in ENDS))
             running: list[direct.Ran] = []
             slowest = 0.0
             while not suffering.done():
@@ -282,5 +287,5 @@ async def test_all_of_them_at_once_harm_no_other_machine(
         assert [ran.value for ran in running] == [2 * number for number in range(len(running))]
         assert warm.connections == 1
     for name, (ran, record) in zip(ENDS, await suffering, strict=True):
-        check(name, ran, record)
+        check(name, ran, record, within="6 s")
     assert not canary.exists()
