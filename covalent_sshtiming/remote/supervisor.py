@@ -28,6 +28,7 @@ ROOM = 16 * 1024  # bytes of blanks in `started`, so that the outcome fits onto 
 PUBLISH_SECONDS = 1.0
 PUBLISH_TRIES = 600
 RETRY_KILL = 0.05  # seconds between rounds of killing what is left
+REST_SECONDS = 0.004  # before the next worker is forked
 
 
 def stand_by(control: socket.socket, base: str, mask: int, groups: "Optional[str]") -> None:
@@ -40,7 +41,7 @@ def stand_by(control: socket.socket, base: str, mask: int, groups: "Optional[str
         wakeup = _catch_signals()
         me = identity()
         while _serve_one(base, control, wakeup, mask, groups, me):
-            pass
+            _rest(control)
         code = 0
     except BaseException:  # noqa: BLE001 - told to the agent's log, the process ends
         sys.excepthook(*sys.exc_info())
@@ -62,6 +63,17 @@ def _serve_one(
         finally:
             supervisor.let_go()
         return supervisor.report_back()
+
+
+def _rest(control: socket.socket) -> None:
+    """Leave the CPU for a moment to those who bring home what we have just reported, unless an order comes.
+
+    To have the next worker takes some milliseconds of computing, and the kernel has whoever it wakes on this
+    CPU wait for that, though another is idle: a sixth of what a lone task takes.
+    """
+    agent = select.poll()
+    agent.register(control, select.POLLIN)
+    agent.poll(REST_SECONDS * 1000)
 
 
 def _catch_signals() -> int:
