@@ -90,6 +90,26 @@ async def test_set_up_makes_targets_differ(machine: direct.Machine, place: Path,
     assert len(machine.agents()) == 2
 
 
+async def test_modules_that_came_later_are_found(machine: direct.Machine, place: Path) -> None:
+    """A directory of PYTHONPATH that is made, and one that is added to, while the agent is warm."""
+
+    def importing(*names: str) -> list[str]:
+        import importlib
+
+        return [importlib.import_module(name).__name__ for name in names]
+
+    there, later = place / "there", place / "later"
+    there.mkdir()
+    options = {"setup_commands": [f"export PYTHONPATH={there}:{later}"]}
+    await machine.run(importing, "json", options=options)
+    later.mkdir()
+    for directory in (there, later):
+        (directory / f"came_{directory.name}.py").touch()
+    names = ["came_there", "came_later"]
+    assert (await machine.run(importing, *names, options=options)).value == names
+    assert len(machine.agents()) == 1
+
+
 async def test_a_new_connection_and_a_new_agent_have_the_set_up(machine: direct.Machine, venv: Path) -> None:
     """After the loss of both, the next task finds the same environment."""
     options = {"setup_commands": [f". {venv}/bin/activate"]}
