@@ -21,8 +21,8 @@ from covalent.executor.utils.wrappers import wrapper_fn  # noqa: E402 - the same
 from covalent_ssh_plugin.ssh import SSHExecutor  # noqa: E402 - the same
 
 STAGE = json.loads(Path(sys.argv[1]).read_text())
-AT_ONCE = (2, 4) if STAGE["quick"] else (1, 2, 3, 4, 6, 8)
-ONE_BY_ONE = 5 if STAGE["quick"] else 15
+AT_ONCE = (3,) if STAGE["quick"] else (1, 2, 3, 4, 6, 8)
+ONE_BY_ONE = 3 if STAGE["quick"] else 15
 
 
 def _prepare() -> None:

@@ -67,7 +67,7 @@ async def far_away(stage: Stage) -> list[Row]:
     firsts: dict[float, list[float]] = {}
     async with stage.machine() as machine:
         await Runs(machine, trivial()).once()
-        for _ in range(stage.some(5, 2)):
+        for _ in range(stage.some(5, 1)):
             for latency in ROUND_TRIPS:
                 firsts.setdefault(latency, []).append(await _first_far_away(stage, latency))
     few, many = (Spread.of(firsts[latency]) for latency in ROUND_TRIPS)

@@ -15,7 +15,6 @@ from benchmarks.speed.stage import Runs, Stage, trivial
 from covalent_sshtiming.timing.trace import PHASES
 
 PAUSE = 0.01  # seconds between tasks that do not come back to back
-ROUNDS = 5  # in which ours and the floor take turns
 WARM_UP = 30
 AT_ONCE = 64
 PEER = "covalent-ssh-plugin"
@@ -24,7 +23,7 @@ LEAST = "the least fork that calls"
 
 async def one_at_a_time(stage: Stage) -> list[Row]:
     """`run()` of a trivial electron against the peer's and against the floor."""
-    each = stage.some(100, 40)
+    rounds, each = stage.some(5, 3), stage.some(100, 40)  # ours and the others take turns
     function = trivial()
     found: dict[tuple[str, float], list[float]] = {}
     async with stage.machine() as machine, floor(stage) as bottom, least(stage, function) as bare:
@@ -33,7 +32,7 @@ async def one_at_a_time(stage: Stage) -> list[Row]:
         for take in takers.values():
             for _ in range(WARM_UP):
                 await take()
-        for _ in range(ROUNDS):
+        for _ in range(rounds):
             for pause in (PAUSE, 0.0):
                 for name, take in takers.items():
                     for _ in range(each):
