@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -67,6 +68,7 @@ def _apart(measure: str, room: Path, *, quick: bool) -> list[Row]:
     into = room / f"{measure}.json"
     command = [sys.executable, "-m", "benchmarks.speed", "--only", measure, "--into", str(into)]
     print(f"{measure} …", file=sys.stderr, flush=True)
+    os.sync()  # else what one measure has written goes to the disk in the time of the next
     subprocess.run(command + ["--quick"] * quick, check=True)
     return [_row(found) for found in json.loads(into.read_text())]
 
