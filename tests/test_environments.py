@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 import time
+import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -91,21 +92,27 @@ async def test_set_up_makes_targets_differ(machine: direct.Machine, place: Path,
 
 
 async def test_modules_that_came_later_are_found(machine: direct.Machine, place: Path) -> None:
-    """A directory of PYTHONPATH that is made, and one that is added to, while the agent is warm."""
+    """Of PYTHONPATH, while the agent is warm: one directory is added to, one made, an archive replaced."""
 
     def importing(*names: str) -> list[str]:
         import importlib
 
         return [importlib.import_module(name).__name__ for name in names]
 
-    there, later = place / "there", place / "later"
+    def pack(name: str) -> None:
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr(f"{name}.py", "")
+
+    there, later, packed = place / "there", place / "later", place / "packed.zip"
     there.mkdir()
-    options = {"setup_commands": [f"export PYTHONPATH={there}:{later}"]}
-    await machine.run(importing, "json", options=options)
+    pack("came_first")
+    options = {"setup_commands": [f"export PYTHONPATH={there}:{later}:{packed}"]}
+    await machine.run(importing, "came_first", options=options)
     later.mkdir()
     for directory in (there, later):
         (directory / f"came_{directory.name}.py").touch()
-    names = ["came_there", "came_later"]
+    pack("came_packed")
+    names = ["came_there", "came_later", "came_packed"]
     assert (await machine.run(importing, *names, options=options)).value == names
     assert len(machine.agents()) == 1
 

@@ -21,7 +21,8 @@ from covalent.executor.utils.wrappers import wrapper_fn  # noqa: E402 - the same
 from covalent_ssh_plugin.ssh import SSHExecutor  # noqa: E402 - the same
 
 STAGE = json.loads(Path(sys.argv[1]).read_text())
-AT_ONCE = (3,) if STAGE["quick"] else (1, 2, 3, 4, 6, 8)
+AT_ONCE = (2, 4) if STAGE["quick"] else (1, 2, 3, 4, 6, 8)
+ROUNDS = 2 if STAGE["quick"] else 3
 ONE_BY_ONE = 3 if STAGE["quick"] else 15
 
 
@@ -64,7 +65,7 @@ async def _rate(at_once: int, first: int) -> float:
         async with room:
             await _once(number)
 
-    count = 3 * at_once
+    count = ROUNDS * at_once
     start = time.perf_counter()
     await asyncio.gather(*(one(first + number) for number in range(count)))
     return count / (time.perf_counter() - start)

@@ -14,7 +14,7 @@ import asyncssh
 from covalent_sshtiming.host.streams import Receiver
 
 # Bytes that may be under way to us before we take them: at least, at most, and for an unknown round trip.
-WINDOW_LEAST, WINDOW_MOST, WINDOW_UNKNOWN = 1 << 19, 8 << 20, 4 << 20
+WINDOW_LEAST, WINDOW_MOST, WINDOW_UNKNOWN = 1 << 20, 8 << 20, 4 << 20
 PACE = 1 << 30  # bytes a second that the window leaves room for
 PACKET = 128 * 1024
 NEAR = 0.001  # seconds of a round trip

@@ -8,6 +8,7 @@ state is changed from this one loop, one event at a time, and nothing in between
 import array
 import fcntl
 import gc
+import importlib
 import os
 import selectors
 import signal
@@ -112,6 +113,7 @@ class Agent:
             return
         self._warm = True
         worker.rehearsed_request()  # for the workers, which inherit it, and cloudpickle with it
+        importlib.invalidate_caches()  # as each of them will, which from Python 3.13 on loads 85 modules
         worker.let_installed_modules_come_first()
         gc.freeze()
 

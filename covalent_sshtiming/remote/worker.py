@@ -159,7 +159,7 @@ def _perform(request: Request, marks: phases.Phases, path: str, spool: str) -> "
     marks.enter("before")
     injected = _run_hooks(before, spool, owner)
     marks.enter("load")
-    _forget_import_caches(hooked=bool(before))
+    _forget_import_caches()
     function = load_function()
     args = [load() for load in load_args]
     kwargs = {name: load() for name, load in load_kwargs}
@@ -195,19 +195,11 @@ def let_installed_modules_come_first() -> None:
     sys.path[:] = [path for path in sys.path if path != place] + [place]
 
 
-def _forget_import_caches(*, hooked: bool) -> None:
-    """Let what was installed since the agent looked be found, be it by a hook a moment ago.
+def _forget_import_caches() -> None:
+    """Let what a hook has just installed be found."""
+    import importlib
 
-    Python sees by itself that a directory has changed, but not that there is one now, nor what changed within
-    a tick of the clock. From 3.13 on the whole of it costs 60 ms: it loads `importlib.metadata`.
-    """
-    if hooked:
-        import importlib
-
-        importlib.invalidate_caches()
-    missing = [path for path, finder in sys.path_importer_cache.items() if finder is None]
-    for path in missing:
-        del sys.path_importer_cache[path]
+    importlib.invalidate_caches()
 
 
 def _flush() -> None:
