@@ -78,7 +78,7 @@ def test_a_waiting_task_runs_after_its_agent_was_killed(far: FarSide, tmp_path: 
     with far.line() as line:
         first, second = one_behind_another(far, line, tmp_path)
         far.kill_agent()
-    assert not (far.task(second) / "started").exists()
+    assert not (far.task(second) / "lock").exists()
     with far.line() as line:
         line.attach(second)
         assert line.outcome().value == "result"
@@ -108,7 +108,7 @@ def test_a_waiting_task_goes_to_no_other_environment(far: FarSide, tmp_path: Pat
         line.attach(second)
         until((far.task(first) / "outcome").exists, "the first task to end")
         time.sleep(0.3)  # three looks at a queue, if it were in one
-        assert not (far.task(second) / "started").exists()
+        assert not (far.task(second) / "lock").exists()
     far.target = own
     with far.line() as line:
         line.attach(second)

@@ -19,7 +19,7 @@ from support import direct, farside, faults
 from support.farside import FarSide, new_key
 from support.faults import noting, one_behind_another, runs, until
 from support.proxy import Proxy
-from support.there import alive
+from support.there import alive, begun
 
 import covalent_sshtiming
 from covalent_sshtiming import errors
@@ -190,7 +190,7 @@ async def test_a_reboot_is_named(linked: tuple[direct.Machine, Proxy], place: Pa
     proxy.refuse = True
     proxy.reset()
     (known,) = faults.started(machine)
-    (path,) = machine.spool.glob("tasks/*/started")
+    (path,) = begun(machine.spool)
     direct.end_agents(machine.spool)
     faults.kill(known["pid"], *runs(place / "ran"))
     path.write_text(json.dumps({**known, "boot": "that of the day before"}))

@@ -12,6 +12,7 @@ import pytest
 from conftest import LIMITED_USER
 from support import farside, there
 from support.farside import FarSide, Told, new_key
+from support.there import begun
 
 
 @pytest.mark.parametrize(
@@ -41,8 +42,8 @@ def test_a_task_waits_where_no_fork_is_to_be_had(crowded: FarSide, room: int, re
                 line.submit(key, nap, max_parallel=2)
         farside.until(lambda: not workers(agent), "the workers forked ahead to be used")
         # The last one's outcome comes a moment after its worker's end.
-        begun = len(found(crowded, "started"))
-        farside.until(lambda: len(found(crowded, "outcome")) == begun, "the outcomes of these")
+        started = len(begun(crowded.spool))
+        farside.until(lambda: len(found(crowded, "outcome")) == started, "the outcomes of these")
         ended = found(crowded, "outcome")
         limit(agent, len(counted()) + room)
         time.sleep(2.5)

@@ -128,7 +128,7 @@ async def test_every_file_of_a_task_is_the_users_alone(sshd: SSHServer, place: P
     tasks = [path.parent.name for path in after if path.name == "outcome"]
     assert len(tasks) == 1
     assert places.is_key(tasks[0])
-    assert {"started", "lock", "stdout"} <= {path.name for path in during}
+    assert {"lock", "stdout"} <= {path.name for path in during}
 
 
 async def test_what_prints_nothing_has_no_file_for_it(sshd: SSHServer, place: Path) -> None:
@@ -139,7 +139,7 @@ async def test_what_prints_nothing_has_no_file_for_it(sshd: SSHServer, place: Pa
         ran = await machine.run(lambda: print("trouble", file=sys.stderr))
         (loud,) = set(machine.spool.glob("tasks/*")) - {silent}
     assert ran.stderr == "trouble\n"
-    kept = {"lock", "started", "result", "outcome"}
+    kept = {"lock", "result", "outcome"}
     assert {path.name for path in silent.iterdir()} == kept
     assert {path.name for path in loud.iterdir()} == {*kept, "stderr"}
 
@@ -150,7 +150,7 @@ async def test_what_stands_in_place_of_a_file_stops_nobody(sshd: SSHServer, plac
     (place / "secret").write_text("not theirs")
     for part in ("", "tasks", "agents", "clients", "slots"):
         (spool / part).mkdir(mode=0o700)
-    for number, name in enumerate((places.OUTCOME, places.REQUEST, places.LOCK, places.STARTED)):
+    for number, name in enumerate((places.OUTCOME, places.REQUEST, places.LOCK)):
         for kind in range(3):
             directory = spool / "tasks" / f"{number}{kind}".rjust(32, "0")
             directory.mkdir(mode=0o700)

@@ -22,7 +22,7 @@ from support import direct, farside
 from support.farside import FarSide, new_key
 from support.faults import until
 from support.gpus import GPUs
-from support.there import alive
+from support.there import alive, begun
 
 from covalent_sshtiming.remote import gpus, needs, places, slots
 from covalent_sshtiming.remote.needs import Devices, Never
@@ -125,8 +125,7 @@ def killing(far: FarSide, dice: random.Random) -> Iterator[list[int]]:
 
     def kill() -> None:
         while not over.wait(0.3):
-            begun = far.spool.glob("tasks/*/started")
-            running = [path for path in begun if places.is_locked(str(path.parent / "lock"))]
+            running = [path for path in begun(far.spool) if places.is_locked(str(path))]
             # What is being written, or has just been removed, is nobody to kill.
             pids = [known["pid"] for path in running if (known := places.read_json(str(path)))]
             if pids:

@@ -24,7 +24,7 @@ from support.jobs import (
     listed,
     write_configuration,
 )
-from support.there import There, kill
+from support.there import There, begun, kill
 
 from covalent_sshtiming import visit
 from covalent_sshtiming.demo.sshserver import SSHServer
@@ -76,7 +76,7 @@ async def test_the_readme_shows_what_is_printed(gpubox: Machine, place: Path) ->
     await leave("relax", 0.01, 4)
     await finished(gpubox)
     await leave("anneal", 30, 7)
-    await until(lambda: list(gpubox.spool.glob("tasks/*/started")) and len(known(gpubox)) == 2)
+    await until(lambda: begun(gpubox.spool) and len(known(gpubox)) == 2)
     await leave("anneal", 30, 8)
     await asyncio.sleep(1)
     ran = await jobs(*readme.typed("covalent-sshtiming jobs gpubox")[2:])
@@ -135,7 +135,7 @@ async def test_what_a_dispatcher_waits_for_is_left_to_it(gpubox: Machine, far_pl
     """A task whose dispatcher is connected is listed as waited for, and neither fetched nor removed."""
     gate = far_place / "gate"
     running = asyncio.ensure_future(gpubox.run(behind(gate, lambda: "result")))
-    await until(lambda: list(gpubox.spool.glob("tasks/*/started")))
+    await until(lambda: begun(gpubox.spool))
     (job,) = await listed()
     assert job["watched"] is True
     assert "running (waited for)" in (await jobs("gpubox")).stdout
@@ -150,7 +150,7 @@ async def test_what_a_dispatcher_waits_for_is_left_to_it(gpubox: Machine, far_pl
 async def test_a_killed_task_is_told_to_the_dispatcher_that_waits(gpubox: Machine, far_place: There) -> None:
     """--kill ends a task that a dispatcher waits for, which has its record then, so none is left there."""
     running = asyncio.ensure_future(gpubox.run(behind(far_place / "never", lambda: "result")))
-    await until(lambda: list(gpubox.spool.glob("tasks/*/started")))
+    await until(lambda: begun(gpubox.spool))
     (job,) = await listed()
     ran = await jobs("gpubox", "--kill", job["key"])
     assert ran.stderr == f"{job['key'][:8]} cancelled. Its dispatcher has been told.\n"
@@ -162,9 +162,9 @@ async def test_tasks_of_another_version_are_listed(gpubox: Machine, place: Path)
     await left_alone(gpubox, lambda: 1)
     await finished(gpubox)
     (directory,) = gpubox.spool.glob("tasks/*")
-    started = json.loads((directory / "started").read_text())
+    started = json.loads((directory / "lock").read_text())
     del started["facts"]
-    (directory / "started").write_text(json.dumps(started))
+    (directory / "lock").write_text(json.dumps(started))
     for agent in gpubox.agents():
         kill(agent, gpubox.spool)
     (job,) = await listed()
@@ -254,7 +254,7 @@ async def test_a_damaged_directory_spoils_no_list(gpubox: Machine) -> None:
     await left_alone(gpubox, lambda: 1)
     await finished(gpubox)
     (directory,) = gpubox.spool.glob("tasks/*")
-    (directory / "started").write_text('{"facts": [1]}')
+    (directory / "lock").write_text('{"facts": [1]}')
     (directory / "outcome").write_text('{"status": {"a": 1}, "record": 7}')
     (job,) = await listed()
     assert (job["state"], job["status"], job["cpu_s"], job["function"]) == ("finished", "", None, "")

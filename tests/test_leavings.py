@@ -57,7 +57,7 @@ def test_what_comes_after_its_end_is_not_the_tasks(place: Path) -> None:
     with FarSide(place / "far") as far:
         with far.line() as line:
             submit(line, key, writes({"a.h5": b"A"}), place / "work")
-            farside.until((far.task(key) / "started").exists, "the task to start")
+            far.started(key)
         farside.until((far.task(key) / "outcome").exists, "the task to end")
         (place / "work" / "b.h5").write_text("somebody else's")
         with far.line() as line:

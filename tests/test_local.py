@@ -14,7 +14,7 @@ from support.clients import dispatch_script
 from support.faults import linked_at, until
 from support.login import Listener
 from support.named import Server
-from support.there import There
+from support.there import There, begun
 
 from covalent_sshtiming import errors
 from covalent_sshtiming.demo.dispatcher import Dispatcher
@@ -65,7 +65,7 @@ async def test_a_cancelled_task_ends(place: Path) -> None:
     """Cancel on a fresh instance ends a local task's process, as it does a remote one's."""
     async with direct.here(place) as machine:
         task = asyncio.ensure_future(machine.run(lambda: __import__("time").sleep(60), node_id=4242))
-        await until(lambda: bool(list(machine.spool.glob("tasks/*/started"))))
+        await until(lambda: bool(begun(machine.spool)))
         await machine.executor().cancel({"dispatch_id": "dispatch", "node_id": 4242}, None)
         ran = await asyncio.wait_for(task, 10)
         assert type(ran.error).__name__ == "TaskCancelledError"

@@ -15,7 +15,7 @@ from support.clients import dispatch_script
 from support.faults import through
 from support.named import Server
 from support.proxy import threaded_proxy
-from support.there import There
+from support.there import There, begun
 
 from covalent_sshtiming.demo.dispatcher import Dispatcher
 from covalent_sshtiming.demo.dispatcher import dispatcher as private_dispatcher
@@ -91,14 +91,12 @@ def test_a_stopped_server_ends_its_tasks(any_sshd: Server, place: Path, far_plac
         place,
         far_place,
         tasks,
-        lambda: held(spool, "started") and len(list(spool.glob("tasks/*"))) == 3,
+        lambda: begun(spool) and len(list(spool.glob("tasks/*"))) == 3,
     )
     print(f"stopped in {seconds:.1f} s")
     try:
         wait_for(lambda: not held(spool, "request*"), "the waiting tasks' end", 10)
-        wait_for(
-            lambda: len(held(spool, "outcome")) >= len(held(spool, "started")), "the running task's end", 10
-        )
+        wait_for(lambda: len(held(spool, "outcome")) >= len(begun(spool)), "the running task's end", 10)
     finally:
         print("left there:", [sorted(path.name for path in task.iterdir()) for task in spool.glob("tasks/*")])
     time.sleep(3)
@@ -116,7 +114,7 @@ def test_tasks_that_are_to_be_left_go_on(any_sshd: Server, place: Path, far_plac
         place,
         far_place,
         tasks,
-        lambda: held(spool, "started") and len(held(spool, "request")) == 1,
+        lambda: begun(spool) and len(held(spool, "request")) == 1,
         on_shutdown="leave",
     )
     wait_for(lambda: len(held(spool, "outcome")) == 2, "both outcomes")

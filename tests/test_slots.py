@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import glob
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from support import direct, farside
 from support.clients import dispatch_script
 from support.farside import FarSide, Line, new_key
 from support.naps import most_at_once, nap, spans_of, submit
+from support.there import begun
 
 from covalent_sshtiming.demo.dispatcher import dispatcher
 from covalent_sshtiming.demo.sshserver import SSHServer
@@ -92,8 +92,8 @@ async def test_two_covalent_servers_keep_to_max_parallel(
         told = asyncio.gather(
             *(asyncio.to_thread(dispatch_script, server, FAN_OUT, "10", timeout=300) for server in (one, two))
         )
-        begun = functools.partial(glob.glob, str(place / "spool/tasks/*/started"))
-        await asyncio.to_thread(farside.until, begun, "a task")
+        started = functools.partial(begun, place / "spool")
+        await asyncio.to_thread(farside.until, started, "a task")
         await asyncio.sleep(2)
         for agent in direct.agents(place / "spool"):  # and with it both connections
             os.kill(agent, signal.SIGKILL)
@@ -115,8 +115,8 @@ def test_a_wide_task_is_not_overtaken_for_ever(place: Path) -> None:
         wide = submit(line, 2, 0.1, "wide", cpus_per_task=CORES)
         spans = spans_of(line, [*narrow, *wide])
     small, large = spans[:-2], spans[-2:]
-    for begun, end in large:
-        assert not [span for span in [*small, *large] if begun < span[0] < end or begun < span[1] < end]
+    for start, end in large:
+        assert not [span for span in [*small, *large] if start < span[0] < end or start < span[1] < end]
     before = [span for span in small if span[0] < large[0][0]]
     assert len(before) <= 2 * CORES
     assert most_at_once(small) == CORES

@@ -17,26 +17,26 @@ from covalent_sshtiming.remote import ending, places, tasks
 @pytest.mark.parametrize(
     ("files", "locked", "state"),
     [
-        ((), False, tasks.UNKNOWN),
-        (("lock",), False, tasks.UNKNOWN),
-        (("request.ab.tmp",), False, tasks.UNKNOWN),
-        (("request",), False, tasks.WAITING),
-        (("request", "lock"), False, tasks.WAITING),
-        (("request", "lock"), True, tasks.RUNNING),
-        (("lock", "started"), True, tasks.RUNNING),
-        (("lock", "started"), False, tasks.DIED),
-        (("request", "lock", "started"), False, tasks.DIED),
-        (("lock", "started", "outcome"), False, tasks.ENDED),
-        (("lock", "started", "outcome"), True, tasks.ENDED),
-        (("cancel", "outcome"), False, tasks.ENDED),
+        ({}, False, tasks.UNKNOWN),
+        ({"lock": ""}, False, tasks.UNKNOWN),
+        ({"request.ab.tmp": "{}"}, False, tasks.UNKNOWN),
+        ({"request": "{}"}, False, tasks.WAITING),
+        ({"request": "{}", "lock": ""}, False, tasks.WAITING),
+        ({"request": "{}", "lock": ""}, True, tasks.RUNNING),
+        ({"lock": "{}"}, True, tasks.RUNNING),
+        ({"lock": "{}"}, False, tasks.DIED),
+        ({"request": "{}", "lock": "{}"}, False, tasks.DIED),
+        ({"lock": "{}", "outcome": "{}"}, False, tasks.ENDED),
+        ({"lock": "{}", "outcome": "{}"}, True, tasks.ENDED),
+        ({"cancel": "", "outcome": "{}"}, False, tasks.ENDED),
     ],
 )
 def test_the_files_of_a_directory_say_its_state(
-    tmp_path: Path, files: tuple[str, ...], locked: bool, state: str
+    tmp_path: Path, files: dict[str, str], locked: bool, state: str
 ) -> None:
     """What a task's state is, its directory says, by the first question of the table that is answered."""
-    for name in files:
-        (tmp_path / name).write_bytes(b"{}")
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
     with open(tmp_path / "lock" if locked else os.devnull, "rb") as file:
         if locked:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -63,7 +63,7 @@ def test_the_first_outcome_stays(tmp_path: Path) -> None:
 def test_a_dead_task_says_whether_its_machine_rebooted(tmp_path: Path, boot: str, text: str) -> None:
     """A task without a supervisor was ended by a reboot if the boot differs, else by somebody."""
     known = {"boot": boot or places.machine()[1], "pid": 1, "session": 0}
-    (tmp_path / "started").write_text(json.dumps(known))
+    (tmp_path / "lock").write_text(json.dumps(known))
     tasks.close_dead(str(tmp_path))
     ended = json.loads((tmp_path / "outcome").read_text())
     assert ended["status"] == "killed"
@@ -74,7 +74,7 @@ def test_a_recycled_session_is_left_alone(tmp_path: Path) -> None:
     """Closing a dead task kills nobody who happens to have its session's number by now."""
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
         known = {"boot": places.machine()[1], "pid": other.pid, "session": other.pid, "ticks": 1}
-        (tmp_path / "started").write_text(json.dumps(known))
+        (tmp_path / "lock").write_text(json.dumps(known))
         tasks.close_dead(str(tmp_path))
         time.sleep(0.1)
         assert other.poll() is None

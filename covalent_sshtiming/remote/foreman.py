@@ -172,14 +172,14 @@ class Foreman:
             sys.stderr.write("%s cannot be cancelled yet: %s\n" % (key, error))
             self._unmarked.add(key)
             return
-        # Looked at after the mark: the supervisor looks for the mark on both sides of `started`.
+        # Looked at after the mark: the supervisor looks for it before and after it marks the task as started.
         found = tasks.state(directory)
         if found in (tasks.WAITING, tasks.UNKNOWN) and key not in self._controls:
             self._backlog.remove(key)
             places.discard(os.path.join(directory, places.REQUEST))  # first: the outcome may need its room
             tasks.finish(directory, ending.outcome("cancelled"))
             self._ended(key)
-        started = places.read_json(os.path.join(directory, places.STARTED)) or {}
+        started = places.read_json(os.path.join(directory, places.LOCK)) or {}
         pid = started.get("pid")
         if found == tasks.RUNNING and isinstance(pid, int) and pid > 1:
             platforms.send_signal([pid], signal.SIGTERM)

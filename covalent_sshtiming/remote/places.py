@@ -23,7 +23,6 @@ KEY_LENGTH = 32  # hex digits of a task's key
 REQUEST = "request"
 LOCK = "lock"
 CANCEL = "cancel"
-STARTED = "started"
 STDOUT = "stdout"
 STDERR = "stderr"
 RESULT = "result"
@@ -240,14 +239,25 @@ def lock(handle: int, regular: bool = False) -> "Optional[int]":
 
 def is_locked(path: str) -> bool:
     """Tell whether some process holds the lock on `path`."""
+    return look_at_lock(path)[0]
+
+
+def look_at_lock(path: str) -> "Tuple[bool, bool]":
+    """Return whether some process holds the lock on `path`, and else whether that file has any content.
+
+    Both are of one moment, because nobody else can take the lock while we look.
+    """
     try:
         handle = try_lock(path, must_exist=True)
     except FileNotFoundError:
-        return False
+        return False, False
     if handle is None:
-        return True
-    os.close(handle)
-    return False
+        return True, False
+    try:
+        found = os.fstat(handle)
+        return False, stat.S_ISREG(found.st_mode) and found.st_size > 0
+    finally:
+        os.close(handle)
 
 
 def hold_large(path: str) -> "List[int]":

@@ -24,7 +24,7 @@ from . import courier, ending, figures, gauge, limits, places, platforms, standb
 ORDER_MAX = 64 * 1024  # bytes, with the longest facts and variables of a task
 HANDLES_MAX = 253  # descriptors that the kernel passes on with one message
 CANCEL_GRACE = 5.0  # seconds between TERM and KILL for a cancel or the time limit
-ROOM = 16 * 1024  # bytes of blanks in `started`, so that the outcome fits onto a disk that fills up
+ROOM = 16 * 1024  # bytes of blanks in the lock file, so that the outcome fits onto a disk that fills up
 PUBLISH_SECONDS = 1.0
 PUBLISH_TRIES = 600
 RETRY_KILL = 0.05  # seconds between rounds of killing what is left
@@ -156,14 +156,25 @@ class Supervisor:
             places.discard(self._path(places.REQUEST))
             self._publish(ending.outcome("cancelled"))
             return
-        started = dict(self.me, facts=self.order.get("facts"))
-        if not places.create(self._path(places.STARTED), json.dumps(started).encode().ljust(ROOM)):
+        if not self._mark_started(self.lock):
             return
         self._run()
         ended = self._outcome()
         if ended["status"] != "cancelled" and courier.has_order(self.directory):
             self.spent = not courier.note_apart(self.directory)
         self._publish(ended)
+
+    def _mark_started(self, lock: int) -> bool:
+        """Write into the lock file that we have it now; False, and nothing is touched, where another had."""
+        if os.fstat(lock).st_size:
+            return False
+        mark = dict(self.me, facts=self.order.get("facts"))
+        try:
+            places.write_all(lock, json.dumps(mark).encode().ljust(ROOM))
+        except OSError:
+            os.ftruncate(lock, 0)  # a part of it would say that the task has started
+            raise
+        return True
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
@@ -177,7 +188,7 @@ class Supervisor:
         limit = float(self.order.get("time_limit") or 0)
         if limit > 0:
             self.limit_at = time.monotonic() + limit
-        if os.path.exists(self._path(places.CANCEL)):  # marked while we wrote `started`
+        if os.path.exists(self._path(places.CANCEL)):  # marked while we marked it as started
             self._stop("cancelled", CANCEL_GRACE)
         poll = select.poll()
         for handle in (self.crew.stdout.source, self.crew.stderr.source, self.wakeup, self.control.fileno()):
@@ -354,7 +365,7 @@ class Supervisor:
     def _make_room(self) -> None:
         """Let go of the room that was kept for the outcome."""
         try:
-            places.give_way(self._path(places.STARTED))
+            places.give_way(self._path(places.LOCK))
         except OSError:  # it was never there, or the disk is read-only
             pass
 
@@ -370,6 +381,6 @@ class Supervisor:
 
 
 def identity() -> "Dict[str, Any]":
-    """Return what `started` says of a task's supervisor: another agent tells by it whether it lives."""
+    """Return what a lock file says of a task's supervisor: another agent tells by it whether it lives."""
     ticks = platforms.start_ticks(os.getpid())
     return {"boot": places.machine()[1], "pid": os.getpid(), "session": os.getsid(0), "ticks": ticks}

@@ -26,11 +26,12 @@ def state(directory: str) -> str:
     """Return where the task stands; the order of the questions is the attach table's."""
     if _has(directory, places.OUTCOME):
         return ENDED
-    if places.is_locked(os.path.join(directory, places.LOCK)):
+    locked, marked = places.look_at_lock(os.path.join(directory, places.LOCK))
+    if locked:
         return RUNNING
     if _has(directory, places.OUTCOME):  # published while we looked at the lock
         return ENDED
-    if _has(directory, places.STARTED):
+    if marked:
         return DIED
     return WAITING if _has(directory, places.REQUEST) else UNKNOWN
 
@@ -41,7 +42,7 @@ def _has(directory: str, name: str) -> bool:
 
 def close_dead(directory: str) -> None:
     """Publish what became of a task whose supervisor is gone, and kill what is left of it."""
-    started = places.read_json(os.path.join(directory, places.STARTED)) or {}
+    started = places.read_json(os.path.join(directory, places.LOCK)) or {}
     here = places.machine()[1]
     if started.get("boot") != here:
         text = "was running when its machine rebooted"

@@ -33,7 +33,7 @@ from covalent_sshtiming.host.target import Target
 from covalent_sshtiming.remote import places, wire
 from support import direct
 from support.interpreters import OWN
-from support.there import alive
+from support.there import alive, begun
 
 WAIT_S = 15.0
 
@@ -244,7 +244,7 @@ class FarSide:
     def __exit__(self, *_: object) -> None:
         for line in self.lines:
             line.close()
-        for path in self.spool.glob("tasks/*/started"):
+        for path in begun(self.spool):
             kill_session(path)
         direct.end_agents(self.spool)
 
@@ -270,7 +270,7 @@ class FarSide:
 
     def started(self, key: str) -> dict[str, Any]:
         """Wait until a task has started and return what its supervisor noted."""
-        path = self.task(key) / places.STARTED
+        path = self.task(key) / places.LOCK
         return dict(until(lambda: places.read_json(str(path)), f"{key} to start"))
 
     def agent(self) -> int:
@@ -292,9 +292,9 @@ class FarSide:
         return pid
 
 
-def kill_session(started: Path) -> None:
+def kill_session(lock: Path) -> None:
     """Kill a task that a failed test has left."""
-    known = places.read_json(str(started)) or {}
+    known = places.read_json(str(lock)) or {}
     for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
             if os.getsid(process.pid) == known.get("session"):

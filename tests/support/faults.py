@@ -28,7 +28,7 @@ from support.direct import P
 from support.interpreters import OWN
 from support.named import Server
 from support.proxy import Proxy
-from support.there import There
+from support.there import There, begun
 
 CAP = 1 << 30
 
@@ -231,7 +231,7 @@ def stopped(pids: list[int]) -> Iterator[None]:
 
 def started(machine: direct.Machine) -> list[dict[str, Any]]:
     """Return what the supervisors of the tasks in the spool have noted."""
-    found = [places.read_json(str(path)) for path in machine.spool.glob("tasks/*/started")]
+    found = [places.read_json(str(path)) for path in begun(machine.spool)]
     return [dict(one) for one in found if one]
 
 

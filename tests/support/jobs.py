@@ -15,7 +15,7 @@ import toml
 
 from support import direct
 from support.faults import until
-from support.there import There
+from support.there import There, begun
 
 Machine = direct.Machine[There]
 
@@ -84,9 +84,7 @@ def behind(gate: There, function: Callable[..., Any]) -> Callable[..., Any]:
 
 def known(machine: Machine) -> set[str]:
     """Return the keys of the tasks that were accepted."""
-    return {
-        path.parent.name for name in ("request", "started") for path in machine.spool.glob(f"tasks/*/{name}")
-    }
+    return {path.parent.name for path in (*machine.spool.glob("tasks/*/request"), *begun(machine.spool))}
 
 
 async def finished(machine: Machine, count: int = 1) -> None:

@@ -22,6 +22,7 @@ import asyncssh
 import psutil
 
 T = TypeVar("T")
+P = TypeVar("P", bound="Path | FarPath")
 
 WAIT_S = 60
 
@@ -189,6 +190,16 @@ class FarPath:
 
 
 There = Path | FarPath
+
+
+def begun(spool: P) -> list[P]:
+    """Return the lock files of the tasks that have started, which say by whom."""
+    found: list[Any] = []
+    for path in spool.glob("tasks/*/lock"):
+        with suppress(FileNotFoundError):  # just removed
+            if path.read_text():
+                found.append(path)
+    return found
 
 
 def mode(place: There) -> int:
