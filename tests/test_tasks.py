@@ -7,11 +7,12 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from covalent_sshtiming.remote import ending, places, tasks
+from covalent_sshtiming.remote import ending, jobs, places, tasks
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,38 @@ def test_the_files_of_a_directory_say_its_state(
         if locked:
             fcntl.flock(file, fcntl.LOCK_EX)
         assert tasks.state(str(tmp_path)) == state
+
+
+def test_a_mark_is_left_once(tmp_path: Path) -> None:
+    """The first to mark a locked file has it; the second changes nothing of what the first has written."""
+    lock = places.try_lock(str(tmp_path / "lock"))
+    assert lock is not None
+    assert places.mark(lock, b"first")
+    assert not places.mark(lock, b"another")
+    assert (tmp_path / "lock").read_bytes() == b"first"
+    os.close(lock)
+
+
+def test_of_a_mark_that_cannot_be_written_nothing_stays() -> None:
+    """Where a mark has no room the file is left empty, and so the task can still start."""
+    handle = os.memfd_create("lock", os.MFD_ALLOW_SEALING)  # a file that grows and takes no byte
+    fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+    with pytest.raises(PermissionError):
+        places.mark(handle, b"content")
+    assert os.fstat(handle).st_size == 0
+    os.close(handle)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_stands_in_place_of_a_lock_says_nothing(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """A pipe or a directory is no mark and can be marked by nobody, and the task is listed."""
+    make(tmp_path / "lock")
+    assert tasks.state(str(tmp_path)) == tasks.UNKNOWN
+    told = jobs.describe("0" * 32, str(tmp_path))
+    assert told is not None
+    assert told["state"] == jobs.STATES[tasks.UNKNOWN]
+    with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
+        places.try_lock(str(tmp_path / "lock"), regular=True)
 
 
 def test_no_directory_is_unknown(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ class Foreman:
             places.discard(os.path.join(directory, places.REQUEST))  # first: the outcome may need its room
             tasks.finish(directory, ending.outcome("cancelled"))
             self._ended(key)
-        started = places.read_json(os.path.join(directory, places.LOCK)) or {}
+        started = tasks.mark_of(directory)
         pid = started.get("pid")
         if found == tasks.RUNNING and isinstance(pid, int) and pid > 1:
             platforms.send_signal([pid], signal.SIGTERM)

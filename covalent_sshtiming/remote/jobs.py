@@ -48,7 +48,7 @@ def describe(key: str, directory: str) -> "Optional[Dict[str, Any]]":
     if state == tasks.DIED:
         tasks.close_dead(directory)
         state = tasks.ENDED
-    started = places.read_json(os.path.join(directory, places.LOCK)) or {}
+    started = tasks.mark_of(directory)
     facts = started.get("facts")
     if not isinstance(facts, dict):  # it waits, or is of a version before they were kept
         facts = tasks.read_head(directory) or {}

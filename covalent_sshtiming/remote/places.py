@@ -2,8 +2,8 @@
 
 Owns the node-local spool (`agents/`, `clients/`, `slots/`, `tasks/`), the names inside a task
 directory, and the rules that keep other users out: directories 0700, owner and type checked,
-files created exclusively, contents published whole by rename or link. Never touches a user's
-working directory.
+files created exclusively, contents published whole: by rename, by link, or into a file that is locked.
+Never touches a user's working directory.
 """
 
 import errno
@@ -210,13 +210,13 @@ def read_json(path: str) -> "Optional[Dict[str, Any]]":
     return value if isinstance(value, dict) else None
 
 
-def try_lock(path: str, must_exist: bool = False) -> "Optional[int]":
+def try_lock(path: str, must_exist: bool = False, regular: bool = False) -> "Optional[int]":
     """Return a descriptor that holds an exclusive lock on `path`, or None if another does.
 
-    Where it must exist, the disk may be read-only.
+    Where it must exist, the disk may be read-only. May refuse what is no regular file.
     """
     flags = (os.O_RDONLY if must_exist else os.O_RDWR | os.O_CREAT) | os.O_NOFOLLOW | os.O_NONBLOCK
-    return lock(os.open(path, flags, 0o600))
+    return lock(os.open(path, flags, 0o600), regular)
 
 
 def lock(handle: int, regular: bool = False) -> "Optional[int]":
@@ -258,6 +258,23 @@ def look_at_lock(path: str) -> "Tuple[bool, bool]":
         return False, stat.S_ISREG(found.st_mode) and found.st_size > 0
     finally:
         os.close(handle)
+
+
+def mark(handle: int, content: bytes) -> bool:
+    """Fill an empty file that we have locked, whole or not at all; False for one with content, which stays.
+
+    Its size is set first: that is in the file system's journal within seconds, as a name would be, and so it
+    is there after a loss of power, by which the content may be gone.
+    """
+    if os.fstat(handle).st_size:
+        return False
+    try:
+        os.ftruncate(handle, len(content))
+        write_all(handle, content)
+    except OSError:
+        os.ftruncate(handle, 0)  # it says something by not being empty
+        raise
+    return True
 
 
 def hold_large(path: str) -> "List[int]":

@@ -147,7 +147,7 @@ class Supervisor:
     def see_through(self) -> None:
         """Take the lock, start the worker, wait for everything, publish; or touch nothing."""
         try:
-            self.lock = places.try_lock(self._path(places.LOCK))
+            self.lock = places.try_lock(self._path(places.LOCK), regular=True)
         except FileNotFoundError:
             return
         if self.lock is None or os.path.exists(self._path(places.OUTCOME)):
@@ -156,25 +156,14 @@ class Supervisor:
             places.discard(self._path(places.REQUEST))
             self._publish(ending.outcome("cancelled"))
             return
-        if not self._mark_started(self.lock):
+        mark = dict(self.me, facts=self.order.get("facts"))
+        if not places.mark(self.lock, json.dumps(mark).encode().ljust(ROOM)):
             return
         self._run()
         ended = self._outcome()
         if ended["status"] != "cancelled" and courier.has_order(self.directory):
             self.spent = not courier.note_apart(self.directory)
         self._publish(ended)
-
-    def _mark_started(self, lock: int) -> bool:
-        """Write into the lock file that we have it now; False, and nothing is touched, where another had."""
-        if os.fstat(lock).st_size:
-            return False
-        mark = dict(self.me, facts=self.order.get("facts"))
-        try:
-            places.write_all(lock, json.dumps(mark).encode().ljust(ROOM))
-        except OSError:
-            os.ftruncate(lock, 0)  # a part of it would say that the task has started
-            raise
-        return True
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)

@@ -26,6 +26,7 @@ def state(directory: str) -> str:
     """Return where the task stands; the order of the questions is the attach table's."""
     if _has(directory, places.OUTCOME):
         return ENDED
+    waiting = _has(directory, places.REQUEST)  # looked at before the lock: whoever takes that removes it
     locked, marked = places.look_at_lock(os.path.join(directory, places.LOCK))
     if locked:
         return RUNNING
@@ -33,7 +34,7 @@ def state(directory: str) -> str:
         return ENDED
     if marked:
         return DIED
-    return WAITING if _has(directory, places.REQUEST) else UNKNOWN
+    return WAITING if waiting else UNKNOWN
 
 
 def _has(directory: str, name: str) -> bool:
@@ -42,7 +43,7 @@ def _has(directory: str, name: str) -> bool:
 
 def close_dead(directory: str) -> None:
     """Publish what became of a task whose supervisor is gone, and kill what is left of it."""
-    started = places.read_json(os.path.join(directory, places.LOCK)) or {}
+    started = mark_of(directory)
     here = places.machine()[1]
     if started.get("boot") != here:
         text = "was running when its machine rebooted"
@@ -55,6 +56,14 @@ def close_dead(directory: str) -> None:
     for name in (places.STDOUT, places.STDERR):
         ended[name] = _size(os.path.join(directory, name))
     finish(directory, ended)
+
+
+def mark_of(directory: str) -> "Dict[str, Any]":
+    """Return what a task's lock file says of its supervisor; {} where that is nothing that makes sense."""
+    try:
+        return places.read_json(os.path.join(directory, places.LOCK)) or {}
+    except OSError:
+        return {}
 
 
 def _is_same(session: int, ticks: "Any") -> bool:

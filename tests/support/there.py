@@ -196,7 +196,7 @@ def begun(spool: P) -> list[P]:
     """Return the lock files of the tasks that have started, which say by whom."""
     found: list[Any] = []
     for path in spool.glob("tasks/*/lock"):
-        with suppress(FileNotFoundError):  # just removed
+        with suppress(FileNotFoundError, asyncssh.SFTPNoSuchFile):  # just removed
             if path.read_text():
                 found.append(path)
     return found
