@@ -26,6 +26,7 @@ from covalent_sshtiming.remote import ending, jobs, places, tasks
         ({"request": "{}", "lock": ""}, True, tasks.RUNNING),
         ({"lock": "{}"}, True, tasks.RUNNING),
         ({"lock": "{}"}, False, tasks.DIED),
+        ({"lock": "\0"}, False, tasks.DIED),
         ({"request": "{}", "lock": "{}"}, False, tasks.DIED),
         ({"lock": "{}", "outcome": "{}"}, False, tasks.ENDED),
         ({"lock": "{}", "outcome": "{}"}, True, tasks.ENDED),
@@ -61,6 +62,16 @@ def test_of_a_mark_that_cannot_be_written_nothing_stays() -> None:
     with pytest.raises(PermissionError):
         places.mark(handle, b"content")
     assert os.fstat(handle).st_size == 0
+    os.close(handle)
+
+
+def test_the_size_of_a_mark_comes_before_its_bytes() -> None:
+    """What a journal keeps of a mark through a loss of power is there first, so the task is not run again."""
+    handle = os.memfd_create("lock", os.MFD_ALLOW_SEALING)  # it grows, takes no byte and never shrinks
+    fcntl.fcntl(handle, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK)
+    with pytest.raises(PermissionError):
+        places.mark(handle, b"content")
+    assert os.fstat(handle).st_size == len(b"content")
     os.close(handle)
 
 
